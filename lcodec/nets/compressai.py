@@ -1,0 +1,106 @@
+"""CompressAI checkpoints: three generations of key names, wrappers, legacy names -> `Network`.
+
+Facts from CompressAI 1.0 to 1.2.9; architecture and widths are read off the tensors, never off a quality number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lcodec.errors import ModelError
+
+from .config import NetConfig
+from .network import Network
+
+WRAPPERS = ("network", "state_dict", "model_state_dict")
+# _matrices.0 (2020), _matrix0 (1.1 to 1.2), matrices.0 (current)
+_PRIOR_KEYS = re.compile(r"entropy_bottleneck\._?(matri|bias|factor)(?:ces\.|es\.|s\.|x)?(\d)$")
+_PRIOR_LISTS = {"matri": "matrices", "bias": "biases", "factor": "factors"}
+# Buffers that can be computed from the rest.
+_DERIVED = re.compile(
+    r"(^|\.)(pedestal|bound|target|_offset|_quantized_cdf|_cdf_length|scale_table|scale_bound|mask)$"
+)
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state_dict inside a checkpoint, with today's names of modules; buffers are kept."""
+    for wrapper in WRAPPERS:
+        if isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+    state: dict[str, Tensor] = {}
+    for key, value in checkpoint.items():
+        if not isinstance(value, Tensor):
+            continue
+        key = key.removeprefix("module.").replace(".downsample.", ".skip.")
+        if m := _PRIOR_KEYS.match(key):
+            key = f"entropy_bottleneck.{_PRIOR_LISTS[m[1]]}.{m[2]}"
+        state[key] = value
+    return state
+
+
+def infer_config(state: Mapping[str, Tensor]) -> NetConfig:
+    """Architecture and widths out of an unwrapped state_dict; ModelError if it is none of the six."""
+    try:
+        if "g_a.0.weight" in state:
+            N, M = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
+            if "context_prediction.weight" in state:
+                name = "mbt2018"
+            elif "h_s.4.weight" not in state:
+                name = "bmshj2018-factorized"
+            else:
+                name = "mbt2018-mean" if state["h_s.4.weight"].shape[0] == 2 * M else "bmshj2018-hyperprior"
+        elif "g_a.0.conv1.weight" in state:
+            N = M = state["g_a.0.conv1.weight"].shape[0]
+            name = "cheng2020-attn" if "g_a.8.conv_b.3.weight" in state else "cheng2020-anchor"
+        else:
+            raise KeyError("g_a.0.weight")
+    except (KeyError, IndexError) as e:
+        raise ModelError(
+            f"not a checkpoint of a known network: no tensor {e}",
+            "known are lcodec's training checkpoints and CompressAI's bmshj2018, mbt2018 and cheng2020",
+        ) from e
+    return NetConfig(name, N, M)
+
+
+def load_state(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Copy an unwrapped CompressAI state_dict into a network of one rate; ModelError on any missing or unfit tensor."""
+    own = network.state_dict()
+    filled = {"log_gain", "log_inverse_gain", "prior_log_scale"}  # unit gains
+    for key, value in state.items():
+        if _DERIVED.search(key):
+            continue
+        name = key.replace("beta_reparam", "beta").replace("gamma_reparam", "gamma")
+        if name not in own:
+            raise ModelError(f"checkpoint has a tensor {key} that {network.config.architecture} does not have")
+        if own[name].shape != value.shape:
+            raise ModelError(
+                f"tensor {key} has shape {tuple(value.shape)}, "
+                f"{network.config.architecture} with N={network.config.N}, M={network.config.M} "
+                f"needs {tuple(own[name].shape)}"
+            )
+        own[name].copy_(value)
+        filled.add(name)
+    missing = {k for k in own if k not in filled and not k.endswith(".mask")}
+    if missing:
+        raise ModelError(f"checkpoint lacks {len(missing)} tensors, {min(missing)} among them")
+
+
+def from_state(checkpoint: Mapping[str, Any]) -> tuple[Network, dict[str, Tensor]]:
+    """Network in eval mode, and the unwrapped state_dict (for its tables), of a CompressAI checkpoint."""
+    state = unwrap(checkpoint)
+    network = Network(infer_config(state))
+    with torch.no_grad():
+        load_state(network, state)
+    return network.eval(), state
+
+
+def stored_tables(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor] | None:
+    """The integer tables `_quantized_cdf`, `_cdf_length`, `_offset` of `part`, None if they were never filled."""
+    found = {k: state.get(f"{part}.{k}") for k in ("_quantized_cdf", "_cdf_length", "_offset")}
+    tables = {k: v for k, v in found.items() if v is not None and v.numel()}
+    return tables if len(tables) == len(found) else None

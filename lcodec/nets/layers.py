@@ -1,0 +1,160 @@
+"""Layers shared by the transforms: convolutions, GDN, residual and attention blocks.
+
+Parameter names and shapes are CompressAI's, so that its checkpoints load unchanged.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GDN_PEDESTAL = 2.0**-36  # keeps the square root of the reparametrisation differentiable at zero
+GDN_BETA_MIN = 1e-6
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int = 5, stride: int = 2) -> nn.Conv2d:
+    """Convolution with zero padding that keeps H/stride x W/stride."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+
+
+def deconv(in_channels: int, out_channels: int, kernel_size: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
+    """Transposed convolution to exactly H*stride x W*stride."""
+    return nn.ConvTranspose2d(
+        in_channels, out_channels, kernel_size, stride, kernel_size // 2, output_padding=stride - 1
+    )
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    return conv(in_channels, out_channels, 3, stride)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, stride)
+
+
+def subpel_conv3x3(in_channels: int, out_channels: int, r: int) -> nn.Sequential:
+    """3x3 convolution and pixel shuffle: upsampling by r."""
+    return nn.Sequential(conv3x3(in_channels, out_channels * r * r), nn.PixelShuffle(r))
+
+
+class _LowerBound(torch.autograd.Function):
+    """max(x, bound) whose gradient also passes where it would move x up towards the bound."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, bound)
+        return torch.max(x, bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        x, bound = ctx.saved_tensors
+        return grad * ((x >= bound) | (grad < 0)), None
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    return _LowerBound.apply(x, torch.tensor(bound, dtype=x.dtype, device=x.device))
+
+
+class GDN(nn.Module):
+    """Generalised divisive normalisation, y = x / sqrt(beta + sum_j gamma_ij x_j^2); inverse multiplies.
+
+    Ballé et al. 2016, arXiv 1511.06281. beta and gamma are stored as sqrt(value + pedestal).
+    """
+
+    def __init__(self, channels: int, inverse: bool = False, gamma_init: float = 0.1) -> None:
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter((torch.ones(channels) + GDN_PEDESTAL).sqrt())
+        self.gamma = nn.Parameter((gamma_init * torch.eye(channels) + GDN_PEDESTAL).sqrt())
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """beta (C) and gamma (C, C) after the reparametrisation, both positive."""
+        beta = lower_bound(self.beta, (GDN_BETA_MIN + GDN_PEDESTAL) ** 0.5) ** 2 - GDN_PEDESTAL
+        gamma = lower_bound(self.gamma, GDN_PEDESTAL**0.5) ** 2 - GDN_PEDESTAL
+        return beta, gamma
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> same
+        beta, gamma = self.effective()
+        norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with LeakyReLU beside the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.leaky_relu(self.conv1(x), 0.01)
+        return F.leaky_relu(self.conv2(out), 0.01) + x
+
+
+class ResidualBlockWithStride(nn.Module):
+    """3x3 stride 2, LeakyReLU, 3x3, GDN, beside a 1x1 stride 2."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, out_channels, stride=2)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.gdn = GDN(out_channels)
+        self.skip = conv1x1(in_channels, out_channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gdn(self.conv2(F.leaky_relu(self.conv1(x), 0.01))) + self.skip(x)
+
+
+class ResidualBlockUpsample(nn.Module):
+    """Sub-pixel 3x3 by 2, LeakyReLU, 3x3, inverse GDN, beside a sub-pixel 3x3."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.subpel_conv = subpel_conv3x3(in_channels, out_channels, 2)
+        self.conv = conv3x3(out_channels, out_channels)
+        self.igdn = GDN(out_channels, inverse=True)
+        self.upsample = subpel_conv3x3(in_channels, out_channels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.igdn(self.conv(F.leaky_relu(self.subpel_conv(x), 0.01))) + self.upsample(x)
+
+
+class _AttentionUnit(nn.Module):
+    def __init__(self, N: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            conv1x1(N, N // 2), nn.ReLU(), conv3x3(N // 2, N // 2), nn.ReLU(), conv1x1(N // 2, N)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x) + x)
+
+
+class AttentionBlock(nn.Module):
+    """x + a(x) * sigmoid(b(x)), the simplified attention of Cheng et al. 2020."""
+
+    def __init__(self, N: int) -> None:
+        super().__init__()
+        self.conv_a = nn.Sequential(*(_AttentionUnit(N) for _ in range(3)))
+        self.conv_b = nn.Sequential(*(_AttentionUnit(N) for _ in range(3)), conv1x1(N, N))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_a(x) * torch.sigmoid(self.conv_b(x))
+
+
+class MaskedConv2d(nn.Conv2d):
+    """Convolution with a type A mask: sees rows above and, in its own row, what is strictly to the left."""
+
+    mask: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        mask = torch.ones_like(self.weight)
+        mask[:, :, kernel_size // 2, kernel_size // 2 :] = 0
+        mask[:, :, kernel_size // 2 + 1 :] = 0
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)

@@ -1,0 +1,177 @@
+"""The network as a whole: transforms and entropy model composed from one architecture table."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lcodec.errors import UsageError
+
+from .config import NetConfig
+from .hyper import entropy_parameters, hyper_analysis, hyper_synthesis
+from .layers import MaskedConv2d
+from .likelihood import FactorizedPrior, add_noise, gaussian_likelihood, round_ste
+from .transforms import analysis, synthesis
+
+
+class Output(NamedTuple):
+    """x_hat (B, 3, H, W); likelihoods of each latent, y (B, M, H/16, W/16) and z (B, N, H/64, W/64) or None."""
+
+    x_hat: Tensor
+    likelihoods_y: Tensor
+    likelihoods_z: Tensor | None
+
+    def bits(self) -> Tensor:
+        """Estimated bits of each image, (B,)."""
+        bits = -torch.log2(self.likelihoods_y).sum((1, 2, 3))
+        if self.likelihoods_z is not None:
+            bits = bits - torch.log2(self.likelihoods_z).sum((1, 2, 3))
+        return bits
+
+
+class Network(nn.Module):
+    """One of the architectures at some width and set of qualities.
+
+             x (B, 3, H, W)                                      x_hat
+             |                                                     ^
+            g_a                                                   g_s
+             |                                                     |
+         * gain[q]                                          * inverse_gain[q]
+             |                                                     |
+             y (B, M, H/16, W/16) ---- quantise ----> y_hat -------+
+             |                           ^    |
+            h_a                   scales, means  \\
+             |                           |        context_prediction   (context family only)
+             z (B, N, H/64, W/64)        |        /
+             |                    entropy_parameters
+          quantise ---> z_hat -----> h_s
+
+    Factorized: no h_a, h_s; y itself has a `FactorizedPrior`. Hyperprior: h_s gives scales, h_a sees |y|. Mean-scale: h_s
+    gives scales and means. Context: h_s and a masked convolution over y_hat feed 1x1 layers that give scales and means.
+
+    gain, inverse_gain (Q, M): log domain parameters, one row a quality; prior_log_scale (Q, channels of the prior).
+    """
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        self.config = config
+        N, M, arch = config.N, config.M, config.arch
+        self.g_a = analysis(arch.transform, N, M)
+        self.g_s = synthesis(arch.transform, N, M)
+        if arch.has_hyperprior:
+            self.h_a = hyper_analysis(arch.transform, arch.entropy, N, M)
+            self.h_s = hyper_synthesis(arch.transform, arch.entropy, N, M)
+        if arch.entropy == "context":
+            self.context_prediction = MaskedConv2d(M, 2 * M)
+            self.entropy_parameters = entropy_parameters(M)
+        prior_channels = N if arch.has_hyperprior else M
+        self.entropy_bottleneck = FactorizedPrior(prior_channels)
+        Q = len(config.qualities)
+        self.log_gain = nn.Parameter(torch.zeros(Q, M), requires_grad=config.variable_rate)
+        self.log_inverse_gain = nn.Parameter(torch.zeros(Q, M), requires_grad=config.variable_rate)
+        self.prior_log_scale = nn.Parameter(torch.zeros(Q, prior_channels), requires_grad=config.variable_rate)
+
+    # ---- variable rate
+
+    def interpolate(self, rows: Tensor, quality: Tensor | float) -> Tensor:
+        """Rows (Q, C) in the log domain at `quality` (a number or (B,)) -> (B, C): geometric interpolation of gains."""
+        knots = torch.tensor(self.config.qualities, dtype=torch.float32, device=rows.device)
+        q = torch.as_tensor(quality, dtype=torch.float32, device=rows.device).reshape(-1)
+        if len(knots) == 1:
+            return rows.expand(len(q), -1)
+        if bool((q < knots[0]).any() | (q > knots[-1]).any()):
+            raise UsageError(
+                f"quality {q.tolist()} is outside {self.config.qualities[0]:g} to {self.config.qualities[-1]:g}"
+            )
+        i = torch.searchsorted(knots, q, right=True).clamp(1, len(knots) - 1)
+        t = ((q - knots[i - 1]) / (knots[i] - knots[i - 1]))[:, None]
+        return torch.lerp(rows[i - 1], rows[i], t)
+
+    def gain(self, quality: Tensor | float) -> Tensor:
+        """(B, M), multiplies g_a(x)."""
+        return self.interpolate(self.log_gain, quality).exp()
+
+    def inverse_gain(self, quality: Tensor | float) -> Tensor:
+        """(B, M), multiplies y_hat before g_s."""
+        return self.interpolate(self.log_inverse_gain, quality).exp()
+
+    def prior_scale(self, quality: Tensor | float) -> Tensor:
+        """(B, C), multiplies the argument of the factorized density."""
+        return self.interpolate(self.prior_log_scale, quality).exp()
+
+    # ---- the parts, as the codec calls them
+
+    def analyse(self, x: Tensor, quality: Tensor | float) -> tuple[Tensor, Tensor | None]:
+        """x (B, 3, H, W) in [0, 1], H and W multiples of 64 -> y, z (None for the factorized family)."""
+        y = self.g_a(x) * self.gain(quality)[:, :, None, None]
+        return y, self.hyper_analyse(y) if self.config.arch.has_hyperprior else None
+
+    def hyper_analyse(self, y: Tensor) -> Tensor:
+        return self.h_a(y.abs() if self.config.arch.entropy == "hyperprior" else y)
+
+    def synthesise(self, y_hat: Tensor, quality: Tensor | float) -> Tensor:
+        """y_hat (B, M, H/16, W/16) -> x_hat (B, 3, H, W), nominally [0, 1], not clamped."""
+        return self.g_s(y_hat * self.inverse_gain(quality)[:, :, None, None])
+
+    # ---- everything at once, for training and estimates
+
+    def forward(self, x: Tensor, quality: Tensor | float | None = None, mode: str = "round") -> Output:
+        """Estimate rate and reconstruction.
+
+        mode "round": as CompressAI's forward in eval mode (the context family rounds y itself); "noise": additive noise
+        everywhere; "ste": noise for the rate, straight-through rounding for what enters h_s, context and g_s;
+        "coder": as the coder does it, rounding y - means (the context family approximates the context by it).
+        quality: a number or (B,), None for the first quality of the network.
+        """
+        if quality is None:
+            quality = self.config.qualities[0]
+        q = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        y, z = self.analyse(x, q)
+        y = y.float()
+        prior, value_scale = self.entropy_bottleneck, self.prior_scale(q) if self.config.variable_rate else None
+        medians = prior.medians[:, None, None]
+        if z is None:
+            y_hat, likelihoods_y = self._factorized(y, medians, value_scale, mode)
+            return Output(self.synthesise(y_hat, q), likelihoods_y, None)
+        z_hat, likelihoods_z = self._factorized(z.float(), medians, value_scale, mode)
+        params = self.h_s(z_hat)
+        entropy = self.config.arch.entropy
+        means: Tensor | float = 0.0
+        if entropy == "hyperprior":
+            scales = params.float()
+        else:
+            if entropy == "context":
+                if mode == "coder":
+                    raise UsageError("the context family has no parallel forward in mode 'coder'")
+                y_ctx = {"noise": add_noise, "ste": round_ste, "round": torch.round}[mode](y)
+                params = self.entropy_parameters(torch.cat((params, self.context_prediction(y_ctx)), 1))
+            scales, means = params.float().chunk(2, 1)
+        if mode in ("noise", "ste"):
+            v = add_noise(y)
+            likelihoods_y = gaussian_likelihood(v - means, scales)
+            y_hat = v if mode == "noise" else round_ste(y - means) + means
+        else:
+            y_hat = torch.round(y - means) + means
+            likelihoods_y = gaussian_likelihood(y_hat - means, scales)
+            if entropy == "context":
+                y_hat = torch.round(y)
+        return Output(self.synthesise(y_hat, q), likelihoods_y, likelihoods_z)
+
+    def _factorized(
+        self, v: Tensor, medians: Tensor, value_scale: Tensor | None, mode: str
+    ) -> tuple[Tensor, Tensor]:
+        prior = self.entropy_bottleneck
+        if mode in ("round", "coder"):
+            v_hat = torch.round(v - medians) + medians
+            return v_hat, prior.likelihood(v_hat, value_scale)
+        noisy = add_noise(v)
+        return (
+            noisy if mode == "noise" else round_ste(v - medians) + medians,
+            prior.likelihood(noisy, value_scale),
+        )
+
+    def num_parameters(self) -> int:
+        return sum(math.prod(p.shape) for p in self.parameters())

@@ -1,0 +1,102 @@
+"""The networks against vectors made with CompressAI 1.2.8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lcodec.errors import ModelError
+from lcodec.nets import ARCHITECTURES, NetConfig, Network, compressai
+
+VECTORS = Path(__file__).parents[1].parent / "shared" / "vectors" / "compressai"
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def vector(request):
+    path = VECTORS / f"{request.param}.pth.tar"
+    if not path.exists():
+        pytest.skip(f"no reference vectors at {VECTORS}")
+    checkpoint = torch.load(path, weights_only=True)
+    return request.param, checkpoint, dict(np.load(path.with_name(f"{request.param}.npz")))
+
+
+def close(actual: torch.Tensor, expected: np.ndarray) -> bool:
+    """Within 1e-4 relative of the largest value."""
+    return float(np.abs(actual.numpy() - expected).max()) <= 1e-4 * float(np.abs(expected).max())
+
+
+def test_compressai_checkpoint_gives_the_reference_outputs(vector):
+    name, checkpoint, expected = vector
+    network, _ = compressai.from_state(checkpoint)
+    assert network.config.architecture == name
+    with torch.no_grad():
+        x = torch.from_numpy(expected["x"])
+        y, z = network.analyse(x, 0.0)
+        out = network(x)
+    assert close(y, expected["y"])
+    assert close(out.x_hat, expected["x_hat"])
+    assert close(out.likelihoods_y, expected["likelihoods_y"])
+    if z is not None:
+        assert close(z, expected["z"])
+        assert close(out.likelihoods_z, expected["likelihoods_z"])
+
+
+@pytest.mark.parametrize("generation", ["_matrices.{}", "_matrix{}", "matrices.{}"])
+def test_every_generation_of_key_names_loads(vector, generation):
+    _, checkpoint, _ = vector
+    reference = compressai.unwrap(checkpoint)
+    forms = {"matrices": generation, "biases": generation.replace("matrices", "biases").replace("matrix", "bias")}
+    forms["factors"] = generation.replace("matrices", "factors").replace("matrix", "factor")
+    renamed = {}
+    for key, value in reference.items():
+        for stem, form in forms.items():
+            if key.startswith(f"entropy_bottleneck.{stem}."):
+                key = "entropy_bottleneck." + form.format(key[-1])
+        renamed["module." + key.replace(".skip.", ".downsample.")] = value
+    network, state = compressai.from_state({"epoch": 3, "state_dict": renamed, "loss": torch.tensor(1.0)})
+    assert state.keys() == reference.keys()
+    for key, value in network.state_dict().items():
+        if key in reference:
+            assert torch.equal(value, reference[key])
+
+
+def test_missing_and_unfit_tensors_are_named(vector):
+    _, checkpoint, _ = vector
+    state = compressai.unwrap(checkpoint)
+    broken = {k: v for k, v in state.items() if k != "g_s.0.weight" and not k.startswith("g_s.0.conv")}
+    with pytest.raises(ModelError, match="lacks"):
+        compressai.from_state(broken)
+    key = "entropy_bottleneck.biases.0"
+    with pytest.raises(ModelError, match=key):
+        compressai.from_state({**state, key: state[key][:-1]})
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        compressai.from_state({"fc.weight": torch.zeros(3, 3)})
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_variable_rate_network_trains_and_interpolates_gains(name):
+    torch.manual_seed(1)
+    network = Network(NetConfig(name, 8, 8, (1.0, 2.0, 3.0)))
+    with torch.no_grad():
+        network.log_gain.copy_(torch.log(torch.tensor([1.0, 4.0, 16.0]))[:, None].expand(-1, 8))
+    assert torch.allclose(network.gain(1.5), torch.full((1, 8), 2.0))
+    assert torch.allclose(network.gain(torch.tensor([3.0, 2.0]))[:, 0], torch.tensor([16.0, 4.0]))
+    out = network(torch.rand(2, 3, 64, 64), torch.tensor([1.0, 2.5]), mode="ste")
+    assert out.x_hat.shape == (2, 3, 64, 64) and out.bits().shape == (2,)
+    (out.bits().mean() + out.x_hat.square().mean()).backward()
+    unused = {n for n, p in network.named_parameters() if p.requires_grad and p.grad is None}
+    assert unused == {"entropy_bottleneck.quantiles"}
+
+
+def test_context_sees_only_what_is_decoded_before():
+    network = Network(NetConfig("mbt2018", 8, 8))
+    y = torch.zeros(1, 8, 7, 7, requires_grad=True)
+    network.context_prediction(y)[0, :, 3, 3].sum().backward()
+    seen = y.grad[0].abs().sum(0) > 0
+    expected = torch.zeros(7, 7, dtype=torch.bool)
+    expected[1:3, 1:6] = True
+    expected[3, 1:3] = True
+    assert torch.equal(seen, expected)
