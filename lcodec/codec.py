@@ -1,0 +1,215 @@
+"""The main path: an image to the bytes of a .lic file, and back.
+
+    encode: image -> g_a -> gain -> y -> h_a -> z -> integers -> integer entropy model -> rANS -> container
+    decode: container -> rANS -> integer entropy model -> y_hat -> inverse gain -> g_s -> image
+
+Everything between the integers and the container is exact (`lcodec.entropy`); what runs here on torch may differ by a
+rounding between machines, and that is all that may.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lcodec import container, weights
+from lcodec.container import Container, Header
+from lcodec.decoder import (
+    DEFAULT_MAX_PIXELS,
+    check_model,
+    check_size,
+    decode_latents,
+    latents_digest,
+    run,
+    table_set,
+)
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.errors import DeviceError, InputError, ModelError, UsageError
+from lcodec.header import quality_to_code
+from lcodec.image import crop, pad
+from lcodec.nets import NetConfig, Network
+from lcodec.nets.tiling import tiled_analysis, tiled_synthesis
+
+Y_FIX_BITS = 16  # fraction bits of what the integer coder rounds to symbols
+Y_FIX_LIMIT = 2.0**14  # keeps int32; a latent that large is far outside of what any quality needs
+
+
+@dataclass
+class EncodeResult:
+    """data: the file. seconds: "transform", "entropy", "total". y_hat_digest: see `latents_digest`."""
+
+    data: bytes
+    seconds: dict[str, float]
+    y_hat_digest: str
+    _reconstruct: Callable[[], np.ndarray]
+
+    def reconstruction(self) -> np.ndarray:
+        """What a decoder on this device will give: uint8 (H, W, 3)."""
+        return self._reconstruct()
+
+
+@dataclass
+class DecodeResult:
+    """pixels: uint8 (H, W, 3) RGB. seconds: "transform", "entropy", "total". digest: see `latents_digest`."""
+
+    pixels: np.ndarray
+    header: Header
+    seconds: dict[str, float]
+    digest: str
+
+
+class Codec:
+    """A model, loaded and ready on a device.
+
+    model: name, file or id (see `weights.find`). device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda",
+    "mps". threads: CPU threads, all cores if None. Raises ModelError, DeviceError.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
+        self.file = weights.load(weights.find(model))
+        self.name, self.id = self.file.name, self.file.id
+        self.device = choose_device(device)
+        self.threads = threads or available_cores()
+        torch.set_num_threads(self.threads)
+        config = NetConfig.from_json(self.file.config)
+        self.qualities = config.qualities
+        self.entropy = IntegerEntropyModel(self.file.integers(), self.file.entropy)
+        if (self.entropy.M, self.entropy.N) != (config.M, config.N if config.arch.has_hyperprior else 0):
+            raise ModelError(f"model {self.name} is damaged: its networks do not fit together")
+        self.network = load_network(config, self.file).to(self.device, memory_format=torch.channels_last)
+
+    @classmethod
+    def for_stream(cls, data: bytes, device: str = "auto", threads: int | None = None) -> Codec:
+        """The codec for the model that a .lic file names. Raises StreamError, ModelError."""
+        return cls(weights.find(container.read_header(data).model_id.hex()), device, threads)
+
+    # ---- encode
+
+    def encode(self, pixels: np.ndarray, quality: float, *, slice_log2: int = 6) -> EncodeResult:
+        """uint8 (H, W, 3) RGB -> .lic file. Raises UsageError for a quality that the model does not have."""
+        start = time.perf_counter()
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+            raise InputError(f"need uint8 pixels (height, width, 3), not {pixels.dtype} {pixels.shape}")
+        if not self.qualities[0] <= quality <= self.qualities[-1]:
+            raise UsageError(
+                f"model {self.name} has qualities {self.qualities[0]:g} to {self.qualities[-1]:g}, not {quality:g}"
+            )
+        height, width = pixels.shape[:2]
+        header = Header(width, height, self.file.stream_id, quality_to_code(quality), slice_log2)
+        quality = header.quality  # what the decoder will know
+        y_fix, z_fix = self._analyse(pad(pixels), quality)
+        analysed = time.perf_counter()
+        slices, y_hat = self._encode_latents(header, y_fix, z_fix)
+        coded = time.perf_counter()
+        data = container.pack(Container(header, slices))
+        seconds = {
+            "transform": analysed - start,
+            "entropy": coded - analysed,
+            "total": time.perf_counter() - start,
+        }
+        return EncodeResult(data, seconds, latents_digest(y_hat), lambda: self._synthesise(header, y_hat))
+
+    @torch.inference_mode()
+    def _analyse(self, pixels: np.ndarray, quality: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """y and z in 16-bit fixed point, channels last: int32 (H/16, W/16, M), (H/64, W/64, N) or None."""
+        gain = self.network.gain(quality)[:, :, None, None]
+        y = tiled_analysis(self.network, pixels, self.device) * gain
+        z = self.network.hyper_analyse(y) if self.network.config.arch.has_hyperprior else None
+        return to_fixed(y), None if z is None else to_fixed(z)
+
+    def _encode_latents(
+        self, header: Header, y_fix: np.ndarray, z_fix: np.ndarray | None
+    ) -> tuple[list[bytes], np.ndarray]:
+        """Slices in the order of the file, and y_hat int32 (H/16, W/16, M) as the decoder will have it."""
+        blocks = list(header.slices())
+        slices = [b""] * len(blocks)
+        y_hat = np.empty_like(y_fix)
+        tables = table_set(list(self.file.entropy["table_qualities"]), header.quality)
+        inner = self.threads if len(blocks) == 1 else 1
+
+        def work(i: int) -> None:
+            y0, x0, h, w = blocks[i]
+            z = None if z_fix is None else z_fix[y0 // 4 : (y0 + h) // 4, x0 // 4 : (x0 + w) // 4]
+            y = y_fix[y0 : y0 + h, x0 : x0 + w]
+            slices[i], y_hat[y0 : y0 + h, x0 : x0 + w] = self.entropy.encode_slice(y, z, tables, inner)
+
+        run(work, list(range(len(blocks))), self.threads)
+        return slices, y_hat
+
+    # ---- decode
+
+    def decode(self, data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> DecodeResult:
+        """.lic file -> image. Raises StreamError, and ModelError if the file needs another model."""
+        start = time.perf_counter()
+        box = container.unpack(data)
+        check_size(box.header, max_pixels)
+        check_model(box.header, self.file)
+        y_hat = decode_latents(box, self.file, self.entropy, self.threads)
+        decoded = time.perf_counter()
+        pixels = self._synthesise(box.header, y_hat)
+        end = time.perf_counter()
+        seconds = {"entropy": decoded - start, "transform": end - decoded, "total": end - start}
+        return DecodeResult(pixels, box.header, seconds, latents_digest(y_hat))
+
+    @torch.inference_mode()
+    def _synthesise(self, header: Header, y_hat: np.ndarray) -> np.ndarray:
+        """y_hat int32 (H/16, W/16, M) in fixed point -> uint8 (H, W, 3), cropped."""
+        scale = self.network.inverse_gain(header.quality)[:, :, None, None] * 2.0**-self.entropy.fy
+        pixels = tiled_synthesis(self.network, y_hat, scale, self.device)
+        return np.ascontiguousarray(crop(pixels, header.height, header.width))
+
+
+def to_fixed(v: Tensor) -> np.ndarray:
+    """(1, C, h, w) -> int32 (h, w, C) with Y_FIX_BITS fraction bits. InputError if a network ran out of range."""
+    v = v[0].permute(1, 2, 0).float()
+    if not bool(torch.isfinite(v).all()):
+        raise InputError("the network gave values that are not finite for this image")
+    fixed = (v.double().clamp(-Y_FIX_LIMIT, Y_FIX_LIMIT) * 2.0**Y_FIX_BITS).round()
+    return np.ascontiguousarray(fixed.to(torch.int32).cpu().numpy())
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of "auto", "cpu", "cuda", "cuda:1", "mps". Raises DeviceError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise DeviceError(f"unknown device {name}") from e
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise DeviceError(f"no CUDA device for {name}", "--device cpu always works and gives the same latents")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no Metal device", "--device cpu always works and gives the same latents")
+    return device
+
+
+def load_network(config: NetConfig, file: weights.ModelFile) -> Network:
+    """The float parts of a model: transforms, hyper-analysis, gains. ModelError if tensors are missing or unfit."""
+    network = Network(config)
+    own = network.state_dict()
+    needed = {k for k in own if k.startswith(("g_a.", "g_s.", "h_a.", "log_gain", "log_inverse_gain"))}
+    floats = file.floats()
+    for key in needed:
+        if key not in floats or tuple(floats[key].shape) != tuple(own[key].shape):
+            raise ModelError(f"model {file.name} is damaged: tensor {key} is missing or has a wrong shape")
+        if not np.isfinite(floats[key]).all():
+            raise ModelError(f"model {file.name} is damaged: tensor {key} is not finite")
+        own[key].copy_(torch.from_numpy(floats[key]))
+    # Coding goes through the integer model: what would compute the same in floats is not kept.
+    for unused in ("h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck"):
+        if hasattr(network, unused):
+            delattr(network, unused)
+    return network.eval().requires_grad_(False)
+
+

@@ -1,0 +1,86 @@
+"""From the bytes of a .lic file to its latents: integers all the way, the same on every machine. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from lcodec import container, weights
+from lcodec.container import Container, Header
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.errors import LimitExceeded, ModelError
+
+DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
+
+
+def table_set(qualities: list[float], quality: float) -> int:
+    """Index of the table set nearest to `quality`, the lower one on a tie."""
+    return min(range(len(qualities)), key=lambda i: (abs(qualities[i] - quality), i))
+
+
+def decode_latents(
+    box: Container, model: weights.ModelFile, entropy: IntegerEntropyModel, threads: int = 1
+) -> np.ndarray:
+    """y_hat int32 (H/16, W/16, M), in the model's fixed point. Raises StreamError."""
+    header = box.header
+    tables = table_set(list(model.entropy["table_qualities"]), header.quality)
+    y_hat = np.empty((header.latent_height, header.latent_width, entropy.M), np.int32)
+    blocks = list(header.slices())
+    # One slice: its parts share the threads. Several: a thread a slice, which needs no waiting between them.
+    inner = threads if len(blocks) == 1 else 1
+
+    def decode(job: tuple[bytes, tuple[int, int, int, int]]) -> None:
+        data, (y0, x0, h, w) = job
+        y_hat[y0 : y0 + h, x0 : x0 + w] = entropy.decode_slice(data, h, w, tables, inner)
+
+    run(decode, list(zip(box.slices, blocks, strict=True)), threads)
+    return y_hat
+
+
+def run(work, jobs: list, threads: int) -> None:  # type: ignore[no-untyped-def]
+    """Do the jobs, on several threads where there are several jobs; the first error is raised."""
+    if threads == 1 or len(jobs) == 1:
+        for job in jobs:
+            work(job)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, jobs):
+            pass
+
+
+def latents_digest(y_hat: np.ndarray) -> str:
+    """Hex SHA-256 of y_hat as int32 little endian, rows, columns, channels."""
+    return hashlib.sha256(np.ascontiguousarray(y_hat, "<i4").data).hexdigest()
+
+
+def check_size(header: Header, max_pixels: int | None) -> None:
+    """Refuse images beyond the limit (None: no limit) before anything is allocated for them."""
+    if max_pixels is not None and header.width * header.height > max_pixels:
+        raise LimitExceeded(
+            f"image of {header.width}x{header.height} pixels is larger than the limit of {max_pixels} pixels",
+            "raise it with --limit-pixels if you trust the file",
+        )
+
+
+def check_model(header: Header, model: weights.ModelFile) -> None:
+    if model.stream_id != header.model_id:
+        raise ModelError(f"the file was made with model {header.model_id.hex()}, not {model.name} ({model.id[:16]})")
+
+
+@lru_cache(maxsize=4)
+def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
+    model = weights.load(path, integers_only=True)
+    return model, IntegerEntropyModel(model.integers(), model.entropy)
+
+
+def digest(data: bytes, *, threads: int = 1, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> str:
+    """`latents_digest` of a .lic file; its model is found by the id in the file. Raises StreamError, ModelError."""
+    box = container.unpack(data)
+    check_size(box.header, max_pixels)
+    model, entropy = _integer_model(weights.find(box.header.model_id.hex()))
+    check_model(box.header, model)
+    return latents_digest(decode_latents(box, model, entropy, threads))

@@ -1,0 +1,5 @@
+"""From a training or CompressAI checkpoint to a model file: tables and integer networks, made once and for all."""
+
+from .assemble import Finalized, calibration_images, finalize, finalize_cached
+
+__all__ = ["Finalized", "calibration_images", "finalize", "finalize_cached"]

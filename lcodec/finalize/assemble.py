@@ -1,0 +1,192 @@
+"""`finalize`: checkpoint in, model file and report out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lcodec import weights
+from lcodec.checkpoint import is_ours, load, network_of
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.entropy.tables import scale_table
+from lcodec.errors import InputError, ModelError
+from lcodec.image import INPUT_SUFFIXES, read_image
+from lcodec.nets import Network, compressai
+
+from . import freeze
+from .calibrate import HEADROOM, Ranges, calibrate, fraction_bits
+from .quantize import ACTIVATION_MAX, FloatLayer, IntegerLayer, float_layers, quantize_layer
+from .report import Rate, measure
+
+SCALE_BITS = 12  # fraction bits of scales and their thresholds
+REPORT_QUALITIES = 3
+MAX_CALIBRATION_IMAGES = 24
+
+
+@dataclass
+class Finalized:
+    """A model file in memory, and how it came out.
+
+    layers: name -> integer layer. rates: real against float bits on the calibration images.
+    """
+
+    model: weights.ModelFile
+    layers: dict[str, IntegerLayer]
+    rates: list[Rate] = field(default_factory=list)
+
+
+def finalize(
+    checkpoint: Path, images: Sequence[np.ndarray], *, fp16: bool = False, card: Mapping[str, Any] | None = None
+) -> Finalized:
+    """Turn a training checkpoint of lcodec, or one of CompressAI, into a model file.
+
+    images: photographs, uint8 (H, W, 3), on which activation ranges are measured. fp16: keep float weights in half
+    precision. The same checkpoint and images give the same id. Raises ModelError if the checkpoint is neither, or has
+    an entropy model that cannot be made of safe integers.
+    """
+    state = load(checkpoint)
+    origin: dict[str, Any] = {"checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+    tables_state: Mapping[str, Tensor] = {}
+    if is_ours(state):
+        network = network_of(state)
+        origin |= {k: state[k] for k in ("options", "step", "seconds", "images") if k in state}
+    else:
+        network, tables_state = compressai.from_state(state)
+    done = finalize_network(network, tables_state, images, fp16=fp16, card={**origin, **(card or {})})
+    quality_range = network.config.qualities
+    step = max(1, (len(quality_range) - 1) // (REPORT_QUALITIES - 1))
+    entropy = IntegerEntropyModel(done.model.integers(), done.model.entropy)
+    table_qualities = done.model.entropy["table_qualities"]
+    done.rates = measure(network, entropy, table_qualities, images, quality_range[::step])
+    return done
+
+
+def finalize_network(
+    network: Network,
+    tables_state: Mapping[str, Tensor],
+    images: Sequence[np.ndarray],
+    *,
+    fp16: bool = False,
+    card: Mapping[str, Any] | None = None,
+) -> Finalized:
+    """Like `finalize`, of a float network; tables_state: a CompressAI state_dict whose tables are kept, or {}."""
+    if not images:
+        raise InputError("finalize needs photographs to measure activation ranges on")
+    network = network.eval()
+    config = network.config
+    ranges = calibrate(network, images, config.qualities)
+    fy, fz = fraction_bits(ranges.y, 4, 10), fraction_bits(ranges.z, 0, 12)
+    tensors: dict[str, np.ndarray] = {}
+    layers = integer_layers(network, ranges, fy, fz)
+    described: dict[str, list[dict[str, Any]]] = {}
+    for name, layer in layers.items():
+        part, index = name.rsplit(".", 1)
+        for key, value in layer.tensors.items():
+            tensors[f"int.{part}.{index}.{key}"] = value
+        described.setdefault(part, []).append(
+            {"kind": layer.kind, "lo": layer.lo, "hi": layer.hi, "bound": layer.bound}
+        )
+    prior = "z" if config.arch.has_hyperprior else "y"
+    medians, sets = freeze.prior_medians_and_tables(network, tables_state, fz if prior == "z" else fy)
+    stacked = freeze.stack_sets(sets)
+    tensors[f"tables.{prior}.medians"] = medians
+    add_tables(tensors, f"tables.{prior}", stacked)
+    if config.arch.has_hyperprior:
+        add_tables(tensors, "tables.gaussian", freeze.gaussian(tables_state))
+        thresholds = np.floor(scale_table().astype(np.float64)[:-1] * 2**SCALE_BITS)
+        tensors["scale_thresholds"] = thresholds.astype(np.int32)
+    entropy_meta = {
+        "kind": config.arch.entropy,
+        "M": config.M,
+        "N": config.N if config.arch.has_hyperprior else 0,
+        "fy": fy,
+        "fz": fz,
+        "layers": described,
+        "table_qualities": freeze.table_qualities(config.qualities),
+    }
+    dtype = np.float16 if fp16 else np.float32
+    for key, value in network.state_dict().items():
+        if key.startswith(("g_a.", "g_s.", "h_a.")):
+            tensors[key] = value.cpu().numpy().astype(dtype)
+        elif key in ("log_gain", "log_inverse_gain"):
+            tensors[key] = value.cpu().numpy().astype(np.float32)
+    for key, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelError(f"tensor {key} is not finite" + (" in half precision, leave --fp16 out" if fp16 else ""))
+    return Finalized(weights.ModelFile(config.to_json(), entropy_meta, tensors, dict(card or {})), layers)
+
+
+def add_tables(tensors: dict[str, np.ndarray], name: str, tables: Any) -> None:
+    tensors[f"{name}.cdfs"] = np.ascontiguousarray(tables.cdfs)
+    tensors[f"{name}.sizes"] = np.ascontiguousarray(tables.sizes, np.int32)
+    tensors[f"{name}.offsets"] = np.ascontiguousarray(tables.offsets, np.int32)
+
+
+def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[str, IntegerLayer]:
+    """Every layer between z_hat and the scales and means, as "h_s.0", "context.0", "entropy_parameters.2", …"""
+    arch, M = network.config.arch, network.config.M
+    layers: dict[str, IntegerLayer] = {}
+    if not arch.has_hyperprior:
+        return layers
+
+    def hidden_scale(peak: float) -> float:
+        return max(1e-6, HEADROOM * peak) / ACTIVATION_MAX
+
+    scale_out = np.full(M, 2.0**-SCALE_BITS)
+    outputs = scale_out if arch.entropy == "hyperprior" else np.concatenate((scale_out, np.full(M, 2.0**-fy)))
+
+    def chain(part: str, floats: list[FloatLayer], s_in: float, s_last: float | np.ndarray, last: bool) -> None:
+        for i, layer in enumerate(floats):
+            final = i == len(floats) - 1
+            s_out = s_last if final else hidden_scale(ranges.layers[part][i])
+            layers[f"{part}.{i}"] = quantize_layer(layer, s_in, s_out, last=final and last)
+            s_in = s_out if isinstance(s_out, float) else 0.0
+
+    h_s = float_layers(network.h_s)
+    if arch.entropy != "context":
+        chain("h_s", h_s, 2.0**-fz, outputs, True)
+        return layers
+    # The hyper parameters and the context prediction enter one layer together, so they share a scale.
+    shared = hidden_scale(max(ranges.layers["h_s"][-1], ranges.layers["context"][0]))
+    chain("h_s", h_s, 2.0**-fz, shared, False)
+    masked = network.context_prediction
+    weight = (masked.weight * masked.mask).detach().double().cpu().numpy()
+    assert masked.bias is not None
+    context = FloatLayer("context", weight, masked.bias.detach().double().cpu().numpy(), 1.0)
+    chain("context", [context], 2.0**-fy, shared, False)
+    chain("entropy_parameters", float_layers(network.entropy_parameters), shared, outputs, True)
+    return layers
+
+
+# ---- calibration images and checkpoints used directly
+
+
+def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
+    """Photographs to calibrate on: of a folder, or the few that come with the package."""
+    folder = folder or weights.shipped_folder() / "calibration"
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in INPUT_SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        raise InputError(f"no calibration images in {folder}")
+    step = max(1, len(paths) // MAX_CALIBRATION_IMAGES)
+    return [read_image(p).pixels for p in paths[::step][:MAX_CALIBRATION_IMAGES]]
+
+
+def finalize_cached(checkpoint: Path) -> tuple[Path, bool]:
+    """The model file of a checkpoint, made on first use and kept in the cache folder; True if it was made now."""
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    stem = checkpoint.name.split(".")[0] or "model"
+    path = weights.cache_folder() / f"{stem}-{digest[:8]}{weights.SUFFIX}"
+    if path.exists():
+        return path, False
+    done = finalize(checkpoint, calibration_images())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights.save(done.model, path)
+    return path, True
+
+

@@ -1,0 +1,82 @@
+"""Tables: the densities of the float model as integers, one set for each half step of quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lcodec.entropy.tables import (
+    FactorizedDensity,
+    TableArrays,
+    factorized_tables,
+    gaussian_tables,
+    scale_table,
+    solve_quantiles,
+)
+from lcodec.nets import Network
+from lcodec.nets.compressai import stored_tables
+
+# Probability left to the escape code in the tables of our own models: costs 1e-6 bits a symbol, saves half the table.
+OWN_TAIL_MASS = 1e-6
+
+
+def table_qualities(qualities: tuple[float, ...]) -> list[float]:
+    """Half steps over the range of a variable-rate model; a mismatch of a quarter step costs 0.1 % at most."""
+    if len(qualities) == 1:
+        return list(qualities)
+    n = round(2 * (qualities[-1] - qualities[0]))
+    return [qualities[0] + i * (qualities[-1] - qualities[0]) / n for i in range(n + 1)]
+
+
+def density(network: Network) -> FactorizedDensity:
+    prior = network.entropy_bottleneck
+
+    def arrays(parameters: torch.nn.ParameterList) -> list[np.ndarray]:
+        return [p.detach().cpu().numpy() for p in parameters]
+
+    return FactorizedDensity(arrays(prior.matrices), arrays(prior.biases), arrays(prior.factors))
+
+
+def prior_medians_and_tables(
+    network: Network, state: Mapping[str, Tensor], fraction_bits: int
+) -> tuple[np.ndarray, list[TableArrays]]:
+    """Medians int32 (S, C) with `fraction_bits`, and the tables of each set.
+
+    A checkpoint that has its tables keeps them and its medians. Another one gets its quantiles by bisection.
+    """
+    own = density(network)
+    stored = stored_tables(state, "entropy_bottleneck")
+    if stored is not None:
+        medians = network.entropy_bottleneck.medians.cpu().numpy()[None]
+        cdfs = stored["_quantized_cdf"].numpy().astype(np.uint32)
+        tables = TableArrays(cdfs, stored["_cdf_length"].numpy(), stored["_offset"].numpy())
+        return np.rint(medians * 2.0**fraction_bits).astype(np.int32), [tables]
+    quantiles = solve_quantiles(own, OWN_TAIL_MASS)
+    all_medians, all_tables = [], []
+    for quality in table_qualities(network.config.qualities):
+        with torch.no_grad():
+            value_scale = network.prior_scale(quality)[0].cpu().numpy().astype(np.float32)
+        medians = np.rint(quantiles[:, 1] / value_scale * 2.0**fraction_bits).astype(np.int32)
+        values = (medians * 2.0**-fraction_bits).astype(np.float32)
+        all_medians.append(medians)
+        all_tables.append(factorized_tables(own, quantiles, values, value_scale))
+    return np.stack(all_medians), all_tables
+
+
+def gaussian(state: Mapping[str, Tensor]) -> TableArrays:
+    """The 64 tables of the conditional Gaussian: the checkpoint's own, or ours with a shorter tail."""
+    stored = stored_tables(state, "gaussian_conditional")
+    if stored is None:
+        return gaussian_tables(scale_table(), OWN_TAIL_MASS)
+    cdfs = stored["_quantized_cdf"].numpy().astype(np.uint32)
+    return TableArrays(cdfs, stored["_cdf_length"].numpy(), stored["_offset"].numpy())
+
+
+def stack_sets(sets: list[TableArrays]) -> TableArrays:
+    """Sets of tables of different widths as arrays with a leading axis: (S, C, L), (S, C), (S, C)."""
+    width = max(t.cdfs.shape[1] for t in sets)
+    cdfs = np.stack([np.pad(t.cdfs, ((0, 0), (0, width - t.cdfs.shape[1]))) for t in sets])
+    return TableArrays(cdfs, np.stack([t.sizes for t in sets]), np.stack([t.offsets for t in sets]))

@@ -1,0 +1,80 @@
+"""What the integer entropy model costs against the float one, measured on images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.image import pad
+from lcodec.nets import Network
+from lcodec.nets.likelihood import gaussian_likelihood
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Bits over all images at one quality: real ones, and the float model's estimate for the same symbols."""
+
+    quality: float
+    integer_bits: int
+    float_bits: float
+    pixels: int
+
+    @property
+    def excess_percent(self) -> float:
+        return 100 * (self.integer_bits / self.float_bits - 1)
+
+
+@torch.no_grad()
+def measure(
+    network: Network,
+    entropy: IntegerEntropyModel,
+    table_qualities: Sequence[float],
+    images: Sequence[np.ndarray],
+    qualities: Sequence[float],
+    threads: int = 1,
+) -> list[Rate]:
+    """Code the images' latents with the integer model and estimate them with the float model.
+
+    Both see the same z_hat, and the same y_hat as context, so that the difference is the arithmetic alone.
+    """
+    rates = []
+    arch = network.config.arch
+    for quality in qualities:
+        table_set = min(range(len(table_qualities)), key=lambda i: (abs(table_qualities[i] - quality), i))
+        integer_bits, float_bits, pixels = 0, 0.0, 0
+        for image in images:
+            x = torch.from_numpy(np.ascontiguousarray(pad(image))).permute(2, 0, 1)[None].float().div(255)
+            y, z = network.analyse(x, quality)
+            data, y_hat_q = entropy.encode_slice(
+                _fixed(y), None if z is None else _fixed(z), table_set, threads
+            )
+            integer_bits += 8 * len(data)
+            pixels += image.shape[0] * image.shape[1]
+            value_scale = network.prior_scale(quality)
+            y_hat = torch.from_numpy(y_hat_q).permute(2, 0, 1)[None].float() * 2.0**-entropy.fy
+            prior = network.entropy_bottleneck
+            if z is None:
+                float_bits += _bits(prior.likelihood(y_hat, value_scale))
+                continue
+            medians = torch.from_numpy(entropy.z_medians[table_set]).float()[:, None, None] * 2.0**-entropy.fz
+            z_hat = torch.round(z - medians) + medians
+            float_bits += _bits(prior.likelihood(z_hat, value_scale))
+            params = network.h_s(z_hat)
+            if arch.entropy == "context":
+                params = network.entropy_parameters(torch.cat((params, network.context_prediction(y_hat)), 1))
+            scales, means = (params, torch.zeros_like(y)) if arch.entropy == "hyperprior" else params.chunk(2, 1)
+            float_bits += _bits(gaussian_likelihood(torch.round(y - means), scales))
+        rates.append(Rate(quality, integer_bits, float_bits, pixels))
+    return rates
+
+
+def _bits(likelihoods: torch.Tensor) -> float:
+    return float(-torch.log2(likelihoods.double()).sum())
+
+
+def _fixed(v: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray((v[0].permute(1, 2, 0).double() * 65536).round().to(torch.int32).numpy())

@@ -1,0 +1,61 @@
+"""Transforms over images of any size: tiles with a halo as wide as the receptive field.
+
+A convolution does not see beyond its receptive field, so a tile that is computed with enough of its surroundings
+and then trimmed equals the same part of the whole (but for float rounding). At the border of the image a tile ends
+where the image ends, so zero padding is as in one pass. Memory is bounded by the tile, not by the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import DOWNSAMPLING_Y
+from .network import Network
+
+TILE_LATENTS = 64  # side of a tile: 1024 pixels
+# Reach of g_a and g_s in latents, rounded up; test_tiling measures that nothing beyond it matters.
+HALO_LATENTS = {"gdn": 3, "residual": 8, "attention": 16}
+
+Span = tuple[int, int, int, int]  # first and last + 1 with halo, first and last + 1 without
+
+
+def _spans(size: int, halo: int) -> Iterator[Span]:
+    for first in range(0, size, TILE_LATENTS):
+        last = min(first + TILE_LATENTS, size)
+        yield max(0, first - halo), min(size, last + halo), first, last
+
+
+def tiled_analysis(network: Network, pixels: np.ndarray, device: torch.device) -> Tensor:
+    """g_a of uint8 (H, W, 3), sides multiples of 64 -> (1, M, H/16, W/16) float32 on `device`, gains not applied."""
+    halo, s = HALO_LATENTS[network.config.arch.transform], DOWNSAMPLING_Y
+    rows, columns = pixels.shape[0] // s, pixels.shape[1] // s
+    y = torch.empty(1, network.config.M, rows, columns, device=device)
+    for r0, r1, top, bottom in _spans(rows, halo):
+        for c0, c1, left, right in _spans(columns, halo):
+            block = torch.from_numpy(pixels[r0 * s : r1 * s, c0 * s : c1 * s]).to(device)
+            x = block.permute(2, 0, 1)[None].float().div_(255).contiguous(memory_format=torch.channels_last)
+            out = network.g_a(x)[:, :, top - r0 : bottom - r0, left - c0 : right - c0]
+            y[:, :, top:bottom, left:right] = out
+    return y
+
+
+def tiled_synthesis(network: Network, y_hat: np.ndarray, scale: Tensor, device: torch.device) -> np.ndarray:
+    """g_s of y_hat * scale -> uint8 (H, W, 3), rounded and clamped.
+
+    y_hat: int32 (H/16, W/16, M); scale: (1, M, 1, 1), turns its fixed point into what g_s takes.
+    """
+    halo, s = HALO_LATENTS[network.config.arch.transform], DOWNSAMPLING_Y
+    rows, columns = y_hat.shape[:2]
+    pixels = np.empty((rows * s, columns * s, 3), np.uint8)
+    for r0, r1, top, bottom in _spans(rows, halo):
+        for c0, c1, left, right in _spans(columns, halo):
+            block = torch.from_numpy(np.ascontiguousarray(y_hat[r0:r1, c0:c1])).to(device)
+            x_hat = network.g_s(block.permute(2, 0, 1)[None].float() * scale)
+            x_hat = x_hat[0, :, (top - r0) * s : (bottom - r0) * s, (left - c0) * s : (right - c0) * s]
+            out = x_hat.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+            pixels[top * s : bottom * s, left * s : right * s] = out.cpu().numpy()
+    return pixels

@@ -1,0 +1,1 @@
+"""Training: data, loss, schedule, loop, checkpoints. See `loop.train`."""

@@ -1,0 +1,70 @@
+"""A start from linear transform coding instead of noise.
+
+Random networks spend their first hours on rediscovering the block transform. Here the four stride-2 stages of the GDN
+transform begin as a cascade of 2x2 Karhunen-Loève transforms fitted to the training data (orthonormal, the strongest
+components kept where the width does not suffice), synthesis as their transpose, GDN nearly linear, and the gains at
+the steps that high-rate theory gives for each lambda.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lcodec.nets import Network
+from lcodec.nets.layers import GDN, GDN_PEDESTAL
+
+from .loss import mse_lambda
+
+GAMMA = 1e-3  # with activations of up to 7 this bends the transform by some per cent only
+NOISE = 0.02  # relative amplitude of everything that starts beside the linear transform
+
+
+def _stage_basis(x: Tensor, out_channels: int) -> Tensor:
+    """x (B, C, H, W) -> orthonormal rows (min(4C, out), C, 2, 2) of the 2x2 blocks, by falling energy."""
+    B, C, H, W = x.shape
+    blocks = x.reshape(B, C, H // 2, 2, W // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 4 * C).double()
+    energies, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
+    order = torch.argsort(energies, descending=True)[:out_channels]
+    return vectors[:, order].T.reshape(-1, C, 2, 2).to(x.dtype)
+
+
+def linear_start(network: Network, x: Tensor) -> None:
+    """Set g_a, g_s and the gains of a GDN network in place; x (B, 3, H, W) in [0, 1], sample crops."""
+    if network.config.arch.transform != "gdn":
+        raise ValueError("the linear start is defined for the GDN transform")
+    convs = [m for m in network.g_a if isinstance(m, nn.Conv2d)]
+    deconvs = [m for m in network.g_s if isinstance(m, nn.ConvTranspose2d)]
+    mean = x.mean((0, 2, 3))
+    h = x - mean[:, None, None]
+    with torch.no_grad():
+        for i, (down, up) in enumerate(zip(convs, reversed(deconvs), strict=True)):
+            basis = _stage_basis(h, down.out_channels)  # (K, C, 2, 2)
+            K, C = basis.shape[:2]
+            for layer in (down, up):
+                layer.weight.mul_(NOISE)
+                assert layer.bias is not None
+                layer.bias.zero_()
+            # Taps 2 and 3 of a 5x5 stride-2 window are the pixels 2i and 2i + 1, in both directions.
+            down.weight[:K, :C, 2:4, 2:4] = basis
+            up.weight[:K, :C, 2:4, 2:4] = basis
+            if i == 0:
+                assert down.bias is not None and up.bias is not None
+                down.bias[:K] = -torch.einsum("kcij,c->k", basis, mean)
+                up.bias.copy_(mean)
+            h = torch.einsum("kcij,bchiwj->bkhw", basis, h.reshape(*h.shape[:2], h.shape[2] // 2, 2, -1, 2))
+            if K < down.out_channels:
+                h = torch.cat((h, h.new_zeros(h.shape[0], down.out_channels - K, *h.shape[2:])), 1)
+        for module in network.modules():
+            if isinstance(module, GDN):
+                module.gamma.copy_((GAMMA * torch.eye(len(module.beta)) + GDN_PEDESTAL).sqrt())
+        if network.config.variable_rate:
+            for row, quality in enumerate(network.config.qualities):
+                # d(lmbda * 255^2 * step^2 / 12 / 3) / d ln(step) = 1 / ln 2 bits, per coefficient
+                step = math.sqrt(18 / math.log(2) / mse_lambda(quality)) / 255
+                network.log_gain[row] = -math.log(step)
+                network.log_inverse_gain[row] = math.log(step)
+                # the prior starts as if made for the middle quality
+                network.prior_log_scale[row] = math.log(step / 0.1)

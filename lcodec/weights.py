@@ -1,0 +1,241 @@
+"""Model files: one safetensors file of float weights, integer networks, tables and a JSON description.
+
+    tensors    g_a.* g_s.* h_a.* log_gain log_inverse_gain    float16 or float32
+               int.* tables.* scale_thresholds                integers, what decoding of latents depends on
+    metadata   "lcodec": JSON {"format", "config", "entropy"}, part of the id
+               "id": hex SHA-256 over that JSON and all tensors; streams carry its first 8 bytes
+               "card": JSON of whatever is worth knowing (training, rates), not part of the id
+
+Reading needs numpy and safetensors only. Nothing in a model file is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcodec.errors import ModelError
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+DEFAULT_MODEL = "mbt2018-mean"
+ID_BYTES = 8  # of the content hash, in a stream
+MAX_HEADER_BYTES = 1 << 20
+ENVIRONMENT = "LCODEC_MODELS"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A finalized model in memory.
+
+    config: JSON form of `NetConfig`. entropy: what `IntegerEntropyModel` needs beside the tensors.
+    card: informative, does not change the id.
+    """
+
+    config: Mapping[str, Any]
+    entropy: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @cached_property
+    def id(self) -> str:
+        """Hex SHA-256 of everything that decides what the model does."""
+        h = hashlib.sha256(self.description.encode())
+        for key in sorted(self.tensors):
+            t = np.ascontiguousarray(self.tensors[key])
+            h.update(f"\n{key} {t.dtype.str} {list(t.shape)}\n".encode())
+            h.update(t.astype(t.dtype.newbyteorder("<"), copy=False).data if t.size else b"")
+        return h.hexdigest()
+
+    @property
+    def description(self) -> str:
+        return json.dumps(
+            {"format": FORMAT, "config": self.config, "entropy": self.entropy}, sort_keys=True, separators=(",", ":")
+        )
+
+    @property
+    def stream_id(self) -> bytes:
+        return bytes.fromhex(self.id)[:ID_BYTES]
+
+    def floats(self) -> dict[str, np.ndarray]:
+        """The float tensors as float32: weights of the transforms and the gains."""
+        return {k: v.astype(np.float32) for k, v in self.tensors.items() if v.dtype.kind == "f"}
+
+    def integers(self) -> dict[str, np.ndarray]:
+        """The tensors that decoding of latents depends on."""
+        return {k: v for k, v in self.tensors.items() if v.dtype.kind in "iu"}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What `lcodec models` lists, out of a file's metadata alone."""
+
+    name: str
+    path: Path
+    id: str
+    architecture: str
+    qualities: tuple[float, ...]
+    size_bytes: int
+    summary: str
+
+
+def save(model: ModelFile, path: Path) -> None:
+    """Write a model file, under a temporary name first."""
+    from safetensors.numpy import save as pack
+
+    metadata = {"lcodec": model.description, "id": model.id, "card": json.dumps(model.card, sort_keys=True)}
+    data = pack({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, metadata)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as e:
+        raise ModelError(f"cannot write model {path}: {e.strerror or e}") from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, *, integers_only: bool = False) -> ModelFile:
+    """Read a model file and check its id; ModelError if it is damaged or not one.
+
+    integers_only: leave the float tensors out, and the id unchecked; enough to decode latents.
+    """
+    description, stored_id, card = _metadata(path)
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as f:
+            for key in f.keys():  # noqa: SIM118 - not a mapping
+                if not integers_only or f.get_slice(key).get_dtype()[0] != "F":
+                    tensors[key] = f.get_tensor(key)
+    except Exception as e:  # safetensors raises its own errors and TypeError for dtypes unknown to numpy
+        raise ModelError(f"model {path} is damaged: {e}") from e
+    model = ModelFile(description["config"], description["entropy"], tensors, card, path.name.removesuffix(SUFFIX))
+    if integers_only:
+        # cached_property keeps its value here; the whole file is not hashed for the sake of the integers
+        model.__dict__["id"] = stored_id
+    elif model.id != stored_id:
+        raise ModelError(f"model {path} is damaged: its content does not match its id", "copy the file again")
+    return model
+
+
+def info(path: Path) -> ModelInfo:
+    """Name, id and summary of a model file, without reading its tensors."""
+    description, stored_id, card = _metadata(path)
+    config = description["config"]
+    try:
+        qualities = tuple(float(q) for q in config["qualities"])
+        return ModelInfo(
+            path.name.removesuffix(SUFFIX),
+            path,
+            stored_id,
+            str(config["architecture"]),
+            qualities,
+            path.stat().st_size,
+            str(card.get("summary", "")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ModelError(f"model {path} has a damaged description") from e
+
+
+def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Description, id and card out of the header of a safetensors file: 8 bytes length, JSON."""
+    try:
+        with open(path, "rb") as f:
+            size = int.from_bytes(f.read(8), "little")
+            if not 2 <= size <= MAX_HEADER_BYTES:
+                raise ModelError(f"{path} is not a model file of lcodec")
+            metadata = json.loads(f.read(size)).get("__metadata__", {})
+    except FileNotFoundError as e:
+        raise ModelError(f"no model file {path}") from e
+    except OSError as e:
+        raise ModelError(f"cannot read model {path}: {e.strerror or e}") from e
+    except (ValueError, AttributeError, RecursionError) as e:
+        raise ModelError(f"{path} is not a model file of lcodec") from e
+    try:
+        description, card = json.loads(metadata["lcodec"]), json.loads(metadata.get("card", "{}"))
+        stored_id = str(metadata["id"])
+        bytes.fromhex(stored_id)
+        known = description["format"] == FORMAT
+        if not (isinstance(description["config"], dict) and isinstance(description["entropy"], dict)):
+            raise TypeError("description is not a JSON object")
+        if not isinstance(card, dict) or len(stored_id) != 64:
+            raise TypeError("card or id")
+    except (KeyError, TypeError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is not a model file of lcodec") from e
+    if not known:
+        raise ModelError(f"{path} has model format {description['format']!r}, known is {FORMAT}", "try a newer lcodec")
+    return description, stored_id, card
+
+
+# ---- where models are
+
+
+def cache_folder() -> Path:
+    """Where models that lcodec made or fetched itself are kept."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lcodec" / "models"
+
+
+def shipped_folder() -> Path:
+    """The models that came with the package: beside it in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def search_path() -> list[Path]:
+    """Folders that are searched for models, first match wins: $LCODEC_MODELS, shipped, cache."""
+    extra = [Path(p) for p in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if p]
+    return [*extra, shipped_folder(), cache_folder()]
+
+
+def _files() -> list[Path]:
+    return [p for folder in search_path() if folder.is_dir() for p in sorted(folder.glob("*" + SUFFIX))]
+
+
+def list_models() -> list[ModelInfo]:
+    """Every readable model of the search path, the first of each name."""
+    found: dict[str, ModelInfo] = {}
+    for path in _files():
+        try:
+            model = info(path)
+        except ModelError:
+            continue
+        found.setdefault(model.name, model)
+    return list(found.values())
+
+
+def find(wanted: str | os.PathLike[str]) -> Path:
+    """The file of a model, given its path, its name, or the hex of its id (16 digits or more, as in streams)."""
+    text = os.fspath(wanted)
+    if os.sep in text or text.endswith(SUFFIX):
+        if Path(text).is_file():
+            return Path(text)
+        raise ModelError(f"no model file {text}")
+    models = list_models()
+    for model in models:
+        if model.name == text or (len(text) >= 2 * ID_BYTES and model.id.startswith(text.lower())):
+            return model.path
+    if Path(text).is_file():
+        return Path(text)
+    places = ", ".join(str(p) for p in search_path())
+    raise ModelError(
+        f"no model {text}",
+        f"looked in {places}; known: {', '.join(m.name for m in models) or 'none'}; "
+        f"${ENVIRONMENT} adds folders, see lcodec models",
+    )

@@ -1,0 +1,46 @@
+"""Tiles give what one pass over the whole image gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lcodec.nets import ARCHITECTURES, NetConfig, Network, tiling
+
+
+@pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn"])
+def test_tiles_equal_one_pass(name, monkeypatch):
+    torch.manual_seed(0)
+    network = Network(NetConfig(name, 8, 8)).eval()
+    halo = tiling.HALO_LATENTS[ARCHITECTURES[name].transform]
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16 * (2 * halo + 9), 16 * (halo + 5), 3), np.uint8)
+    y_hat = rng.integers(-500, 500, (pixels.shape[0] // 16, pixels.shape[1] // 16, 8), np.int32)
+    scale = torch.full((1, 8, 1, 1), 0.05)
+    cpu = torch.device("cpu")
+    with torch.inference_mode():
+        y, x_hat = tiling.tiled_analysis(network, pixels, cpu), tiling.tiled_synthesis(network, y_hat, scale, cpu)
+        monkeypatch.setattr(tiling, "TILE_LATENTS", 4)
+        y_tiled = tiling.tiled_analysis(network, pixels, cpu)
+        x_hat_tiled = tiling.tiled_synthesis(network, y_hat, scale, cpu)
+    assert torch.allclose(y, y_tiled, rtol=0, atol=1e-5 * float(y.abs().max()))
+    assert np.abs(x_hat.astype(int) - x_hat_tiled.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn"])
+def test_halo_covers_the_receptive_field(name):
+    torch.manual_seed(0)
+    network = Network(NetConfig(name, 4, 4)).eval()
+    halo = tiling.HALO_LATENTS[ARCHITECTURES[name].transform]
+    side = 2 * (halo + 2) + 1
+    middle = side // 2
+    y_hat = torch.randn(1, 4, side, side, requires_grad=True)
+    block = slice(16 * middle, 16 * middle + 16)
+    network.g_s(y_hat)[:, :, block, block].square().sum().backward()
+    seen = y_hat.grad[0].abs().sum(0).nonzero()
+    assert int((seen - middle).abs().max()) <= halo
+    x = torch.rand(1, 3, 16 * side, 16 * side, requires_grad=True)
+    network.g_a(x)[:, :, middle, middle].square().sum().backward()
+    seen = x.grad[0].abs().sum(0).nonzero().float() / 16
+    assert float(seen.min()) >= middle - halo and float(seen.max()) < middle + 1 + halo

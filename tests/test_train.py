@@ -1,0 +1,173 @@
+"""The trainer: exact resume, safe checkpoints, a start that is already a transform codec."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from lcodec import checkpoint
+from lcodec.errors import InputError, LcodecError, ModelError, OutputError, UsageError
+from lcodec.train import loop
+from lcodec.train.data import Photographs
+from lcodec.train.initialize import linear_start
+from lcodec.train.loop import Options, Trainer
+from lcodec.train.loss import mse_lambda
+
+PHOTO = Path(__file__).parent / "images" / "colosseum.webp"
+SMALL = {"architecture": "mbt2018-mean", "N": 8, "M": 8, "batch": 2, "crop": 64, "qualities": (1.0, 4.0, 8.0)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    photo = np.asarray(PIL.Image.open(PHOTO).convert("RGB"))
+    (folder / "sub").mkdir()
+    PIL.Image.fromarray(photo[:200, :300]).save(folder / "a.png")
+    PIL.Image.fromarray(photo[100:150, 300:500]).save(folder / "sub" / "narrower-than-a-crop.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return Photographs(folder, warn=lambda message: None)
+
+
+def test_unreadable_images_are_named_counted_and_skipped(folder, tmp_path):
+    messages: list[str] = []
+    data = Photographs(folder, warn=messages.append)
+    assert len(data) == 2 and data.skipped == 1
+    assert "broken.png" in messages[0]
+    with pytest.raises(InputError, match="no readable image"):
+        Photographs(tmp_path)
+
+
+def test_crops_are_parts_of_the_images(data):
+    crops = data.crops(np.random.default_rng(0), 20, 64)
+    assert crops.shape == (20, 3, 64, 64) and 0 <= float(crops.min()) and float(crops.max()) <= 1
+    colours = {tuple(c) for i in range(len(data)) for c in data[i].reshape(-1, 3)}
+    pixels = (crops * 255).round().to(torch.uint8).permute(0, 2, 3, 1).reshape(-1, 3)
+    assert {tuple(c) for c in pixels.numpy()} <= colours
+
+
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
+    options = Options(steps=6, **SMALL)
+    whole = Trainer(options, data, None, tmp_path / "whole")
+    whole.run()
+    part = Trainer(options, data, None, tmp_path / "part")
+    for _ in range(3):
+        part.train_step()
+    part.save()
+    part.train_step()  # work after the checkpoint is lost, as with kill -9
+    resumed = Trainer(options, data, None, tmp_path / "part", resume=True)
+    assert resumed.step == 3
+    resumed.run()
+    a, b = (checkpoint.load(t.path) for t in (whole, resumed))
+    for part_name in ("network", "ema"):
+        for key, value in a[part_name].items():
+            assert torch.equal(value, b[part_name][key]), key
+
+
+def test_sigterm_saves_and_stops(folder, tmp_path):
+    command = [sys.executable, "-m", "lcodec", "train", "--model", "mbt2018-mean", "--data", str(folder)]
+    command += ["--out", str(tmp_path), "-N", "8", "-M", "8", "--crop", "64", "--batch", "1", "--steps", "1000000"]
+    command += ["--threads", "1", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        assert process.stdout is not None
+        row = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert state["step"] >= row["step"] > 0
+
+
+def test_started_run_is_not_overwritten(data, tmp_path):
+    options = Options(steps=1, **SMALL)
+    Trainer(options, data, None, tmp_path).save()
+    with pytest.raises(UsageError, match="exists"):
+        Trainer(options, data, None, tmp_path)
+    with pytest.raises(UsageError, match="another network"):
+        Trainer(Options(steps=1, **{**SMALL, "N": 9}), data, None, tmp_path, resume=True)
+
+
+def test_failed_write_keeps_the_previous_checkpoint(data, tmp_path, monkeypatch):
+    trainer = Trainer(Options(steps=1, **SMALL), data, None, tmp_path)
+    trainer.save()
+    before = trainer.path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        trainer.save()
+    assert trainer.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [trainer.path]
+
+
+def test_steps_that_are_not_finite_change_nothing_and_end_the_run(data, tmp_path, monkeypatch):
+    trainer = Trainer(Options(steps=100, **SMALL), data, None, tmp_path)
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    monkeypatch.setattr(loop, "MAX_BAD_STEPS", 3)
+    monkeypatch.setattr(trainer.data.__class__, "crops", lambda *a: torch.full((2, 3, 64, 64), float("nan")))
+    with pytest.raises(LcodecError, match="not finite"):
+        trainer.run()
+    assert trainer.bad_steps == 3
+    for key, value in trainer.network.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_linear_start_is_already_a_codec(data):
+    """With all coefficients kept, the start is an orthonormal transform: little is lost in g_s(g_a(x))."""
+    torch.manual_seed(0)
+    network = loop.Network(loop.NetConfig("mbt2018-mean", 48, 192, (1.0, 8.0)))
+    x = data.crops(np.random.default_rng(1), 8, 64)
+    linear_start(network, x)
+    with torch.no_grad():
+        mse = (network.g_s(network.g_a(x)) - x).square().mean()
+    assert -10 * torch.log10(mse) > 25
+    gain = network.gain(torch.tensor([1.0, 8.0])).detach()
+    assert torch.allclose(gain[1] / gain[0], torch.tensor((mse_lambda(8) / mse_lambda(1)) ** 0.5))
+
+
+def test_init_takes_fitting_layers_of_another_network(data, tmp_path):
+    first = Trainer(Options(steps=1, **SMALL), data, None, tmp_path / "a")
+    first.save()
+    options = Options(steps=1, **{**SMALL, "architecture": "mbt2018"})
+    second = Trainer(options, data, None, tmp_path / "b", init=first.path)
+    for key in ("g_a.0.weight", "g_s.6.weight", "log_gain"):
+        assert torch.equal(second.network.state_dict()[key], first.network.state_dict()[key])
+
+
+def test_foreign_file_is_no_checkpoint(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ModelError, match="cannot read"):
+        checkpoint.load(path)
+    with pytest.raises(ModelError, match="no checkpoint"):
+        checkpoint.load(tmp_path / "absent.pt")
+
+
+def test_options_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match="steps or hours"):
+        Options()
+    with pytest.raises(UsageError, match="multiple of 64"):
+        Options(steps=1, crop=100)
