@@ -2,9 +2,10 @@
 
     tensors    g_a.* g_s.* h_a.* log_gain log_inverse_gain    float16 or float32
                int.* tables.* scale_thresholds                integers, what decoding of latents depends on
-    metadata   "lcodec": JSON {"format", "config", "entropy"}, part of the id
-               "id": hex SHA-256 over that JSON and all tensors; streams carry its first 8 bytes
-               "card": JSON of whatever is worth knowing (training, rates), not part of the id
+    metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card"}
+
+The id is the hex SHA-256 over "model" and all tensors; streams carry its first 8 bytes. The card holds whatever is worth
+knowing (training, rates) and is not part of the id.
 
 Reading needs numpy and safetensors only. Nothing in a model file is executed.
 """
@@ -59,9 +60,8 @@ class ModelFile:
 
     @property
     def description(self) -> str:
-        return json.dumps(
-            {"format": FORMAT, "config": self.config, "entropy": self.entropy}, sort_keys=True, separators=(",", ":")
-        )
+        model = {"format": FORMAT, "config": self.config, "entropy": self.entropy}
+        return json.dumps(model, sort_keys=True, separators=(",", ":"))
 
     @property
     def stream_id(self) -> bytes:
@@ -93,8 +93,10 @@ def save(model: ModelFile, path: Path) -> None:
     """Write a model file, under a temporary name first."""
     from safetensors.numpy import save as pack
 
-    metadata = {"lcodec": model.description, "id": model.id, "card": json.dumps(model.card, sort_keys=True)}
-    data = pack({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, metadata)
+    # A single entry: safetensors writes several in any order, and the same model should be the same file.
+    metadata = {"model": json.loads(model.description), "id": model.id, "card": model.card}
+    packed = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
+    data = pack({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, {"lcodec": packed})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
@@ -164,8 +166,8 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
     except (ValueError, AttributeError, RecursionError) as e:
         raise ModelError(f"{path} is not a model file of lcodec") from e
     try:
-        description, card = json.loads(metadata["lcodec"]), json.loads(metadata.get("card", "{}"))
-        stored_id = str(metadata["id"])
+        parsed = json.loads(metadata["lcodec"])
+        description, card, stored_id = parsed["model"], parsed["card"], str(parsed["id"])
         bytes.fromhex(stored_id)
         known = description["format"] == FORMAT
         if not (isinstance(description["config"], dict) and isinstance(description["entropy"], dict)):

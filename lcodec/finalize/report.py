@@ -60,7 +60,7 @@ def measure(
             if z is None:
                 float_bits += _bits(prior.likelihood(y_hat, value_scale))
                 continue
-            medians = torch.from_numpy(entropy.z_medians[table_set]).float()[:, None, None] * 2.0**-entropy.fz
+            medians = torch.from_numpy(entropy.medians[table_set]).float()[:, None, None] * 2.0**-entropy.fz
             z_hat = torch.round(z - medians) + medians
             float_bits += _bits(prior.likelihood(z_hat, value_scale))
             params = network.h_s(z_hat)

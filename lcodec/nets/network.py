@@ -50,7 +50,8 @@ class Network(nn.Module):
           quantise ---> z_hat -----> h_s
 
     Factorized: no h_a, h_s; y itself has a `FactorizedPrior`. Hyperprior: h_s gives scales, h_a sees |y|.
-    Mean-scale: h_s gives scales and means. Context: h_s and a masked convolution over y_hat feed 1x1 layers that give scales and means.
+    Mean-scale: h_s gives scales and means. Context: h_s and a masked convolution over y_hat feed 1x1 layers
+    that give scales and means.
 
     gain, inverse_gain (Q, M): log domain parameters, one row a quality; prior_log_scale (Q, channels of the prior).
     """

@@ -9,6 +9,7 @@ the steps that high-rate theory gives for each lambda.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -68,3 +69,41 @@ def linear_start(network: Network, x: Tensor) -> None:
                 network.log_inverse_gain[row] = math.log(step)
                 # the prior starts as if made for the middle quality
                 network.prior_log_scale[row] = math.log(step / 0.1)
+
+
+def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
+    """Copy what fits of another network's state_dict; returns the names of the tensors that took something.
+
+    A tensor of other widths is copied as far as both reach. What the old channels would read from new ones becomes zero,
+    so that a wider network begins by computing what the narrower one did; new channels keep the start they have.
+    """
+    # The outputs of this layer are two halves, scales and means: each is copied on its own.
+    halved = {"mean-scale": "h_s.4.", "context": "entropy_parameters.4."}.get(network.config.arch.entropy, "-")
+    taken = []
+    with torch.no_grad():
+        for name, own in network.state_dict().items():
+            other = source.get(name)
+            if other is None or other.dim() != own.dim() or own.shape[2:] != other.shape[2:] or name.endswith("mask"):
+                continue
+            parts = 2 if name.startswith(halved) and own.shape[0] % 2 == 0 == other.shape[0] % 2 else 1
+            for new, old in zip(own.chunk(parts), other.chunk(parts), strict=True):
+                _copy_corner(new, old.to(new.dtype), transposed=isinstance(_owner(network, name), nn.ConvTranspose2d))
+            taken.append(name)
+    return taken
+
+
+def _owner(network: Network, name: str) -> nn.Module:
+    return network.get_submodule(name.rpartition(".")[0])
+
+
+def _copy_corner(new: Tensor, old: Tensor, transposed: bool) -> None:
+    if new.dim() == 1:
+        new[: len(old)] = old[: len(new)]
+        return
+    rows, columns = (min(a, b) for a, b in zip(new.shape[:2], old.shape[:2], strict=True))
+    if new.dim() > 2:  # weights: (out, in, …), transposed convolutions (in, out, …)
+        if transposed:
+            new[rows:, :columns] = 0
+        else:
+            new[:rows, columns:] = 0
+    new[:rows, :columns] = old[:rows, :columns]

@@ -19,7 +19,7 @@ from lcodec.errors import LcodecError, ModelError, UsageError
 from lcodec.nets import NetConfig, Network, compressai
 
 from .data import Photographs
-from .initialize import linear_start
+from .initialize import linear_start, transfer
 from .loss import mse_lambda, psnr, rate_distortion
 from .validate import validate
 
@@ -117,22 +117,16 @@ class Trainer:
         self.network.train()
 
     def _start(self, init: Path | None) -> None:
-        """Weights to begin with: another model's matching layers, or the linear start where there is one."""
+        """Weights to begin with: the linear start where there is one, then what fits of another model."""
+        if self.options.config.arch.transform == "gdn":
+            sample = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
+            linear_start(self.network, sample)
         if init is None:
-            if self.options.config.arch.transform == "gdn":
-                sample = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
-                linear_start(self.network, sample)
             return
         other = checkpoint.load(init)
-        if checkpoint.is_ours(other):
-            source = checkpoint.network_of(other).state_dict()
-        else:
-            source = compressai.from_state(other)[0].state_dict()
-        own = self.network.state_dict()
-        taken = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
-        if not taken:
+        source = checkpoint.network_of(other) if checkpoint.is_ours(other) else compressai.from_state(other)[0]
+        if not transfer(self.network, source.state_dict()):
             raise ModelError(f"{init} has no layer that fits {self.options.architecture}")
-        self.network.load_state_dict(taken, strict=False)
 
     # ---- one step
 

@@ -1,0 +1,74 @@
+# A fresh clone needs python3 (3.10 or newer) and a C compiler; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check -qq
+LCODEC := $(VENV)/bin/lcodec
+TESTS  ?= tests
+IMAGE  ?= tests/images/colosseum.webp
+
+# The editable install is made again when requirements or compiled sources change.
+BUILT   := $(VENV)/.built
+SOURCES := $(wildcard csrc/*) $(wildcard lcodec/entropy/*.pyx) $(wildcard lcodec/entropy/*.pxd)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test lint demo bench-entropy bench-wavefront fuzz vectors wheel sdist clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# Without build isolation, so that the compiler runs against what is in .venv and needs no network the second time.
+$(BUILT): pyproject.toml setup.cfg .constraints.txt $(SOURCES) | $(PY)
+	$(PIP) install "setuptools>=80" "cython>=3.1"
+	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,dev]"
+	@touch $@
+
+venv: $(BUILT) ## create .venv with lcodec (editable) and all tools
+	@echo "ready: $(VENV)/bin/lcodec"
+
+test: $(BUILT) ## run the tests (TESTS=tests/test_cli.py for one file)
+	$(PY) -m pytest -q $(TESTS)
+
+lint: $(BUILT) ## ruff and mypy
+	$(PY) -m ruff check lcodec tests
+	$(PY) -m mypy
+
+demo: $(BUILT) ## encode, inspect and decode a photograph (IMAGE=photo.jpg for your own)
+	@mkdir -p demo
+	$(LCODEC) encode --verify --force -q 2 $(IMAGE) -o demo/q2.lic
+	$(LCODEC) encode --verify --force -q 4 $(IMAGE) -o demo/q4.lic
+	$(LCODEC) encode --verify --force -q 7 $(IMAGE) -o demo/q7.lic
+	$(LCODEC) info demo/q4.lic
+	$(LCODEC) decode --force demo -o demo
+	@echo "compare demo/q2.png, demo/q4.png and demo/q7.png with $(IMAGE)"
+
+bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one core
+	$(PY) -m lcodec.bench.entropy
+	$(PY) -m lcodec.bench.wavefront
+
+bench-wavefront: $(BUILT) ## speed of the integer context model alone
+	$(PY) -m lcodec.bench.wavefront
+
+fuzz: $(BUILT) ## damage streams at random and decode them (a minute)
+	$(PY) tests/fuzz/fuzz_decode.py
+
+vectors: $(BUILT) ## write the golden vectors again: a change in them is a change of format
+	$(PY) tests/make_vectors.py
+
+wheel: $(BUILT) ## build a wheel into dist/
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+sdist: $(BUILT) ## build a source archive into dist/
+	$(PY) -c "from setuptools.build_meta import build_sdist; build_sdist('dist')" > /dev/null
+	@ls dist/*.tar.gz
+
+clean: ## remove everything that make made, .venv too
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find lcodec tests models -name __pycache__ -prune -exec rm -rf {} +
+	rm -f lcodec/entropy/*.so lcodec/entropy/_*.c

@@ -1,0 +1,5 @@
+"""`python -m lcodec` is `lcodec`."""
+
+from lcodec.cli import main
+
+main()

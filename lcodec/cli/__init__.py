@@ -1,0 +1,83 @@
+"""The command line: commands that are loaded when they are called, and the one place where errors end.
+
+Each command is `command` in the module of its name. None of them imports torch before it has work for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from lcodec import __version__
+from lcodec.cli.report import DEBUG, complain
+
+COMMANDS = ("encode", "decode", "info", "models", "train", "finalize", "version")
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Commands(click.Group):
+    """Loads a command's module at its first use and turns every error into one line and its exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"lcodec.cli.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here a broken pipe can still be caught, at exit no more
+            return result
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click itself is silent about a broken pipe
+        except Exception as error:
+            ctx.exit(complain(error, debug=ctx.meta.get(DEBUG, False)))
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        run: Callable[[], Any] = partial(super().main, *args, standalone_mode=False, **kwargs)
+        if not standalone_mode:
+            return run()
+        try:
+            code = run()
+        except click.ClickException as error:
+            code = complain(error)
+        except click.Abort:
+            click.echo("lcodec: interrupted", err=True)
+            code = INTERRUPTED
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.command(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="lcodec", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A learned image codec: files that decode to the same latents on every device."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> None:
+    """Entry point of the `lcodec` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    cli.main(prog_name="lcodec")
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    # An exception, not a death: what is half written gets removed.
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,181 @@
+"""`lcodec encode`: images to .lic files."""
+
+from __future__ import annotations
+
+import io
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lcodec.cli import files, options
+from lcodec.cli.report import print_json, print_result, warn
+from lcodec.errors import LcodecError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lcodec.codec import Codec, EncodeResult
+    from lcodec.image import Image
+
+SUFFIX = ".lic"
+DEFAULT_QUALITY = 4.0
+
+
+@click.command("encode", short_help="Encode images as .lic files.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Where to [default: beside the input]; - is stdout.")
+@click.option("--model", metavar="NAME|FILE", help="See `lcodec models` [default: the shipped one].")
+@click.option(
+    "-q",
+    "--quality",
+    type=click.FloatRange(1, 8),
+    metavar="1..8",
+    help=f"Larger is better and bigger, fractions too [default: {DEFAULT_QUALITY:g}].",
+)
+@click.option("--verify", is_flag=True, help="Decode again and compare before the file appears.")
+@click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
+@options.coding
+def command(
+    inputs: tuple[str, ...],
+    output: str | None,
+    model: str | None,
+    quality: float | None,
+    verify: bool,
+    limit_pixels: int | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Encode images, or all images in folders, with one loading of the model.
+
+    \b
+    lcodec encode photo.jpg                    writes photo.lic
+    lcodec encode -q 2.5 photo.jpg -o small.lic
+    lcodec encode holiday/ -o holiday-lic/     all images, also in subfolders
+    """
+    from lcodec.image import INPUT_SUFFIXES, read_image
+
+    sources = files.find_sources(inputs, INPUT_SUFFIXES, "images")
+    jobs = files.plan(sources, inputs, output, SUFFIX)
+    to_stdout = any(job.target is None for job in jobs)
+    if to_stdout and as_json:
+        raise UsageError("--json and the encoded file cannot both go to stdout")
+
+    # Loaded when the first image has been read: a wrong name should not cost the seconds that a model takes.
+    @lru_cache(maxsize=1)
+    def load() -> tuple[Codec, float]:
+        from lcodec import weights
+        from lcodec.codec import Codec
+
+        codec = Codec(model or weights.DEFAULT_MODEL, device=device, threads=threads)
+        return codec, choose_quality(codec, quality)
+
+    def work(job: files.Job) -> None:
+        files.refuse_target(job, sources, force)
+        start = time.perf_counter()
+        name = job.source.name
+        image = read_image(io.BytesIO(job.source.read()), name=name, limit_pixels=limit_pixels)
+        if not quiet:
+            for message in image.warnings:
+                warn(f"{name}: {message}")
+        read = time.perf_counter()
+        codec, chosen = load()
+        load_s = time.perf_counter() - read
+        result = codec.encode(image.pixels, chosen)
+        psnr_db = check(codec, result, image.pixels) if verify else None
+        files.write(job, result.data, force)
+        if quiet:
+            return
+        record = describe(job, image, codec, chosen, result, psnr_db)
+        record["seconds"] |= files.rounded({"load": load_s, "file": time.perf_counter() - start - load_s})
+        if as_json:
+            print_json(record)
+        else:
+            print_result(summarize(record), record, verbose=verbose, to_stderr=to_stdout)
+
+    files.run_jobs(jobs, work, label="encoding", quiet=quiet, as_json=as_json)
+
+
+def choose_quality(codec: Codec, quality: float | None) -> float:
+    """The quality to encode with; raises UsageError for one that the model does not have."""
+    low, high = min(codec.qualities), max(codec.qualities)
+    if low == high:
+        if quality is not None and quality != low:
+            raise UsageError(f"model {codec.name} has one quality only", hint="leave -q out")
+        return low
+    if quality is None:
+        return min(max(DEFAULT_QUALITY, low), high)
+    if not low <= quality <= high:
+        raise UsageError(f"model {codec.name} has qualities {low:g} to {high:g}, not {quality:g}")
+    return quality
+
+
+def check(codec: Codec, result: EncodeResult, pixels: np.ndarray) -> float:
+    """Decode what was encoded; returns the PSNR against the input in dB.
+
+    Raises LcodecError if the latents differ or the picture is not the one that the encoder foresaw.
+    """
+    import numpy as np
+
+    decoded = codec.decode(result.data, max_pixels=pixels.shape[0] * pixels.shape[1])
+    if decoded.digest != result.y_hat_digest or decoded.pixels.shape != pixels.shape:
+        raise LcodecError(
+            "verification failed: the encoded data does not decode to the same latents",
+            hint="nothing was written; this is a bug, please report it with the image",
+        )
+    # Floating point may round differently from run to run, by one step; more is a fault.
+    difference = np.abs(decoded.pixels.astype(np.int16) - result.reconstruction().astype(np.int16))
+    if int(difference.max()) > 1:
+        raise LcodecError(
+            f"verification failed: the decoded image is off by up to {difference.max()} of 255",
+            hint="nothing was written; this is a bug, please report it with the image",
+        )
+    mse = float(np.mean((decoded.pixels.astype(np.float64) - pixels) ** 2))
+    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+
+
+def describe(
+    job: files.Job, image: Image, codec: Codec, quality: float, result: EncodeResult, psnr_db: float | None
+) -> dict[str, Any]:
+    """What --json prints, and the human line is made of. Sizes in bytes, times in seconds."""
+    size, pixel_count = len(result.data), image.width * image.height
+    record: dict[str, Any] = {
+        "input": job.source.name,
+        "output": job.target_name,
+        "width": image.width,
+        "height": image.height,
+        "input_bytes": image.file_bytes,
+        "bytes": size,
+        "bpp": round(8 * size / pixel_count, 5),
+        "ratio_input": round((image.file_bytes or 0) / size, 3),
+        "ratio_raw": round(3 * pixel_count / size, 3),
+        "model": codec.name,
+        "model_id": codec.id,
+        "quality": quality,
+        "digest": result.y_hat_digest,
+        "verified": psnr_db is not None,
+        "warnings": list(image.warnings),
+        "seconds": files.rounded(result.seconds),
+    }
+    if psnr_db is not None:
+        record["psnr_db"] = round(psnr_db, 3) if psnr_db != float("inf") else None
+    return record
+
+
+def summarize(record: dict[str, Any]) -> str:
+    """The record on one line."""
+    line = (
+        f"{record['input']} -> {record['output']}: {record['width']}x{record['height']}, "
+        f"{files.describe_size(record['bytes'])}, {record['bpp']:.3f} bpp, "
+        f"{record['ratio_input']:.1f}x smaller than the input, {record['ratio_raw']:.1f}x than raw, "
+        f"{record['seconds']['file']:.2f} s"
+    )
+    if record["verified"]:
+        psnr_db = record["psnr_db"]
+        line += ", verified" + (f", {psnr_db:.2f} dB" if psnr_db is not None else ", lossless")
+    return line

@@ -1,0 +1,80 @@
+"""`lcodec finalize`: a checkpoint to a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lcodec.cli import options
+from lcodec.cli.report import print_json
+from lcodec.errors import OutputError, UsageError
+
+
+@click.command("finalize", short_help="Make a model file of a checkpoint.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file to write.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of photographs [default: built in].")
+@click.option("--fp16", is_flag=True, help="Keep the float weights in half precision.")
+@click.option("--summary", default="", help="A line about the model, for `lcodec models`.")
+@options.force
+@options.as_json
+@options.debug
+def command(
+    checkpoint: Path,
+    output: Path,
+    calibration: Path | None,
+    fp16: bool,
+    summary: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn a training checkpoint, or one of CompressAI, into a model file with integer tables and networks.
+
+    \b
+    lcodec finalize runs/mine/checkpoint.pt -o mine.safetensors
+    lcodec encode photo.png --model mine.safetensors
+    """
+    from lcodec import weights
+
+    if output.suffix != weights.SUFFIX:
+        raise UsageError(f"model files end in {weights.SUFFIX}, not {output.name!r}")
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists", "--force overwrites it")
+
+    from lcodec.finalize import calibration_images, finalize
+
+    done = finalize(
+        checkpoint, calibration_images(calibration), fp16=fp16, card={"summary": summary} if summary else None
+    )
+    weights.save(done.model, output)
+    report = {
+        "output": str(output),
+        "id": done.model.id,
+        "bytes": output.stat().st_size,
+        "layers": {
+            name: {"kind": layer.kind, "bound": layer.bound, "weight_error": round(layer.weight_error, 6)}
+            for name, layer in done.layers.items()
+        },
+        "rates": [
+            {
+                "quality": rate.quality,
+                "integer_bpp": rate.integer_bits / rate.pixels,
+                "float_bpp": rate.float_bits / rate.pixels,
+                "excess_percent": rate.excess_percent,
+            }
+            for rate in done.rates
+        ],
+    }
+    if as_json:
+        print_json(report)
+        return
+    click.echo(f"{output}: id {done.model.id[:16]}, {output.stat().st_size / 1e6:.2f} MB")
+    for name, layer in done.layers.items():
+        share = layer.bound / (2**31 - 1)
+        click.echo(f"  {name:22} {layer.kind:8} weights +-{layer.weight_error:.2%}, sums <= {share:.1%} of int32")
+    for rate in done.rates:
+        click.echo(
+            f"  quality {rate.quality:g}: {rate.integer_bits / rate.pixels:.4f} bpp coded, "
+            f"{rate.float_bits / rate.pixels:.4f} estimated by the float model ({rate.excess_percent:+.2f} %)"
+        )

@@ -1,0 +1,103 @@
+"""`lcodec info`: what a .lic file says about itself, without decoding it (but for --digest)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from lcodec.cli import files, options
+from lcodec.cli.report import print_json, printable
+from lcodec.errors import StreamError
+
+
+@click.command("info", short_help="Show what .lic files hold.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--digest", is_flag=True, help="Decode the latents and show their digest.")
+@options.as_json
+@options.debug
+def command(inputs: tuple[str, ...], digest: bool, as_json: bool) -> None:
+    """Show size, model, quality and sections of .lic files, and whether all checksums hold."""
+    from lcodec import weights
+
+    models = {model.id: model.name for model in weights.list_models()}
+    sources = files.find_sources(inputs, {".lic"}, ".lic files")
+    jobs = [files.Job(source, None) for source in sources]
+
+    def work(job: files.Job) -> None:
+        data = job.source.read()
+        record, fault = inspect(data, models)
+        record = {"input": job.source.name, **record}
+        if digest and fault is None:
+            from lcodec import decoder
+
+            record["digest"] = decoder.digest(data)
+        if fault is None and as_json:
+            print_json(record)
+        if not as_json:
+            print_record(record)
+        if fault is not None:
+            raise fault
+
+    files.run_jobs(jobs, work, label="reading", quiet=not digest, as_json=as_json)
+
+
+def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], StreamError | None]:
+    """What header and sections say, sizes in bytes, and the fault that a decoder would stop at, if any.
+
+    models: names by full id. Raises StreamError when not even the header can be read.
+    """
+    from lcodec.container import VERSION, SectionType, list_sections, read_header, unpack
+
+    header = read_header(data)
+    sections = []
+    slice_bytes = 0
+    fault: StreamError | None = None
+    warnings: list[str] = []
+    try:
+        for section in list_sections(data):
+            size = section.end - section.offset
+            sections.append({"name": section.name, "offset": section.offset, "bytes": size, "intact": section.intact})
+            if section.type == SectionType.SLICE:
+                slice_bytes += len(section.payload)
+        warnings = unpack(data).warnings
+    except StreamError as error:
+        fault = error
+    record = {
+        "version": VERSION,
+        "width": header.width,
+        "height": header.height,
+        "quality": header.quality,
+        "model_id": header.model_id.hex(),
+        "model": next((name for id_, name in models.items() if id_.startswith(header.model_id.hex())), None),
+        "bytes": len(data),
+        "overhead_bytes": len(data) - slice_bytes,
+        "bpp": round(8 * len(data) / (header.width * header.height), 5),
+        "slices": header.slice_count,
+        "slice_log2": header.slice_log2,
+        "sections": sections,
+        "warnings": warnings,
+    }
+    return record, fault
+
+
+def print_record(record: dict[str, Any]) -> None:
+    rows = [
+        ("image", f"{record['width']}x{record['height']}"),
+        ("size", f"{files.describe_size(record['bytes'])}, {record['bpp']:.3f} bpp"),
+        ("quality", f"{record['quality']:g}" if record["quality"] else "the model's only one"),
+        ("model", f"{record['model'] or 'not on this machine'} ({record['model_id']})"),
+        ("slices", f"{record['slices']} of at most {16 << record['slice_log2']} pixels a side"),
+        ("format", f"version {record['version']}, {record['overhead_bytes']} bytes besides the slices"),
+    ]
+    counts = Counter((s["name"].lower(), s["intact"]) for s in record["sections"])
+    parts = [f"{count} {name}" + ("" if intact else " damaged") for (name, intact), count in counts.items()]
+    rows.append(("sections", ", ".join(parts) or "none"))
+    rows += [("warning", text) for text in record["warnings"]]
+    if "digest" in record:
+        rows.append(("digest", record["digest"]))
+    click.echo(printable(record["input"]))
+    for key, value in rows:
+        click.echo(printable(f"  {key:9} {value}"))

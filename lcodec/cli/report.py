@@ -1,0 +1,143 @@
+"""What the commands say, and where: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from lcodec.errors import LcodecError
+
+DEBUG = "lcodec.debug"  # key in click's Context.meta
+PROGRESS_AFTER_S = 1.0
+
+
+def complain(error: Exception, *, name: str | None = None, debug: bool = False) -> int:
+    """Print an error (and its hint) on stderr and return the exit code that it stands for.
+
+    name: the file at fault, put in front where the message does not have it yet.
+    """
+    if debug:
+        traceback.print_exception(error)
+    message, hint, code = _describe(error)
+    if name and name not in message:
+        message = f"{name}: {message}"
+    _to_stderr(f"lcodec: error: {message}")
+    if hint:
+        _to_stderr(f"lcodec: hint: {hint}")
+    return code
+
+
+def describe(error: Exception) -> str:
+    """The message of an error without its hint, on one line."""
+    return _describe(error)[0]
+
+
+def warn(message: str) -> None:
+    _to_stderr(f"lcodec: warning: {message}")
+
+
+def _to_stderr(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """What a terminal can be shown: control characters and undecodable bytes, as in file names, are spelled out."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c) & 0xFFFF:02x}" for c in text)
+
+
+def print_json(record: dict[str, Any], file: Any = None) -> None:
+    """One JSON object on a line of its own, there at once for whoever reads along."""
+    print(json.dumps(record), file=file, flush=True)
+
+
+def _describe(error: Exception) -> tuple[str, str | None, int]:
+    if isinstance(error, LcodecError):
+        return _one_line(str(error)), error.hint, error.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} --help" if context else None
+        message = _one_line(error.format_message()).rstrip(".")
+        return message[:1].lower() + message[1:], hint, error.exit_code
+    if isinstance(error, MemoryError):
+        return "out of memory", None, LcodecError.exit_code
+    message = _one_line(f"{type(error).__name__}: {error}")
+    return f"internal error: {message}", "--debug shows where", LcodecError.exit_code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def print_result(line: str, record: dict[str, Any], *, verbose: bool, to_stderr: bool) -> None:
+    """The line about a coded file, with `verbose` followed by details of its record."""
+    lines = [line]
+    if verbose:
+        lines.append(f"  model {record['model']} ({record['model_id'][:16]}), quality {record['quality']:g}")
+        lines.append("  " + ", ".join(f"{key} {value:.3f} s" for key, value in record["seconds"].items()))
+        lines.append(f"  latents {record['digest']}")
+    print(printable("\n".join(lines)), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+class Progress:
+    """A bar on stderr for a terminal's user, which appears only once the work has taken a second.
+
+    Use as a context manager; `step` after each piece of work.
+    """
+
+    def __init__(self, total: int, label: str, enabled: bool = True) -> None:
+        self._total, self._label = total, label
+        self._done = 0
+        self._bar: Any = None
+        self._task: Any = None
+        self._lock = threading.Lock()
+        self._closed = False
+        enabled = enabled and sys.stderr.isatty()
+        self._timer = threading.Timer(PROGRESS_AFTER_S, self._show) if enabled else None
+
+    def __enter__(self) -> Callable[[], None]:
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self.step
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._lock:
+            self._closed = True
+            if self._timer:
+                self._timer.cancel()
+            if self._bar:
+                self._bar.stop()
+
+    def step(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._bar:
+                self._bar.update(self._task, completed=self._done)
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        with self._lock:
+            if self._closed:
+                return
+            # stdout may be a file that wants its lines for itself: rich may take it over only on a terminal.
+            self._bar = Bar(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
+            self._bar.start()

@@ -1,0 +1,36 @@
+"""Padding at right and bottom, so that every network sees whole blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lcodec.errors import UsageError
+
+BLOCK_PX = 64  # z lies at 1/64 of the image
+
+
+def padded_size(height: int, width: int, multiple: int = BLOCK_PX) -> tuple[int, int]:
+    """The next (height, width) in pixels that are multiples of `multiple`."""
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def pad(pixels: np.ndarray, multiple: int = BLOCK_PX) -> np.ndarray:
+    """Repeat the last column and the last row until both sides are multiples of `multiple`.
+
+    pixels: (H, W, C) of any dtype. Returns (H', W', C), the array itself when nothing is missing.
+    Replication costs fewer bits than zeros: the border block stays as smooth as the picture.
+    """
+    if pixels.ndim != 3 or 0 in pixels.shape:
+        raise UsageError(f"pixels of shape {pixels.shape}, not (height, width, channels)")
+    height, width = pixels.shape[:2]
+    new_height, new_width = padded_size(height, width, multiple)
+    if (new_height, new_width) == (height, width):
+        return pixels
+    return np.pad(pixels, ((0, new_height - height), (0, new_width - width), (0, 0)), mode="edge")
+
+
+def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Undo `pad`: the first `height` rows and `width` columns of (H', W', C), as a view."""
+    if not (0 < height <= pixels.shape[0] and 0 < width <= pixels.shape[1]):
+        raise UsageError(f"cannot crop {pixels.shape[1]}x{pixels.shape[0]} to {width}x{height}")
+    return pixels[:height, :width]

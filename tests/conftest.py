@@ -1,0 +1,75 @@
+"""Small models made on the fly: random weights, scaled so that latents are of realistic size."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+PHOTO = Path(__file__).parent / "images" / "colosseum.webp"
+# Threads of many small operators only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """uint8 (432, 768, 3)"""
+    return np.asarray(PIL.Image.open(PHOTO).convert("RGB"))
+
+
+def random_network(
+    architecture: str, N: int = 16, M: int = 16, qualities: tuple[float, ...] = (1.0, 8.0), seed: int = 0
+):
+    """A network whose y spreads over some ten steps at the highest quality and about one at the lowest."""
+    import torch
+
+    from lcodec.nets import NetConfig, Network
+
+    torch.manual_seed(seed)
+    network = Network(NetConfig(architecture, N, M, qualities)).eval()
+    x = torch.from_numpy(np.array(PIL.Image.open(PHOTO).convert("RGB"))[:384]).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        y = network.g_a(x)
+        for row, spread in enumerate(np.geomspace(1, 10, len(qualities))):
+            network.log_gain[row] = torch.log(spread / y.std((0, 2, 3)))
+            network.log_inverse_gain[row] = -network.log_gain[row]
+        if network.config.arch.has_hyperprior:
+            gained = network.analyse(x, qualities[-1])[0]
+            last = network.h_a[-1]
+            spread = network.hyper_analyse(gained).std()
+            last.weight.mul_(3 / spread)
+            last.bias.mul_(3 / spread)
+            # scales of some steps, and means that move
+            out = network.entropy_parameters[-1] if network.config.arch.entropy == "context" else network.h_s[-1]
+            if network.config.arch.entropy == "hyperprior":
+                out = network.h_s[-2]
+            out.weight.mul_(10)
+            out.bias[:M] = torch.linspace(0.2, 6, M)
+        else:
+            network.prior_log_scale[:] = torch.log(1 / torch.tensor(np.geomspace(1, 10, len(qualities))))[:, None]
+    return network
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, photo) -> dict[str, Path]:
+    """A finalized small model of each architecture, on the search path as tiny-NAME."""
+    from lcodec import weights
+    from lcodec.finalize.assemble import finalize_network
+    from lcodec.nets import ARCHITECTURES
+
+    folder = tmp_path_factory.mktemp("models")
+    paths = {}
+    for name in ARCHITECTURES:
+        paths[name] = folder / f"tiny-{name}{weights.SUFFIX}"
+        weights.save(finalize_network(random_network(name), {}, [photo[:128, :128]]).model, paths[name])
+    os.environ[weights.ENVIRONMENT] = str(folder)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def model_file(models) -> Path:
+    """One of them, mean-scale hyperprior."""
+    return models["mbt2018-mean"]

@@ -1,0 +1,87 @@
+"""Write the golden vectors: small models, files made with them, and the digests of their latents.
+
+    python tests/make_vectors.py
+
+Run on purpose only. A change in tests/vectors/good means that files made by earlier versions decode differently.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lcodec import container, weights  # noqa: E402
+from lcodec.codec import Codec  # noqa: E402
+from lcodec.finalize.assemble import finalize_network  # noqa: E402
+from lcodec.header import crc  # noqa: E402
+from lcodec.nets import ARCHITECTURES  # noqa: E402
+from tests.conftest import PHOTO, random_network  # noqa: E402
+
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def main() -> None:
+    photo = np.asarray(PIL.Image.open(PHOTO).convert("RGB"))[:150, :200]
+    for folder in ("good", "bad", "models"):
+        shutil.rmtree(VECTORS / folder, ignore_errors=True)
+        (VECTORS / folder).mkdir(parents=True)
+    expected: dict[str, dict[str, object]] = {}
+    for name in ARCHITECTURES:
+        path = VECTORS / "models" / f"vector-{name}{weights.SUFFIX}"
+        model = finalize_network(random_network(name, 8, 8), {}, [photo], fp16=True).model
+        weights.save(model, path)
+        codec = Codec(path, "cpu", 1)
+        for quality, slice_log2 in ((1.0, 6), (6.5, 4)):
+            result = codec.encode(photo[: 150 if slice_log2 == 6 else 300], quality, slice_log2=slice_log2)
+            file = VECTORS / "good" / f"{name}-q{quality:g}.lic"
+            file.write_bytes(result.data)
+            expected[file.name] = {"digest": result.y_hat_digest, "size": [200, 150]}
+    (VECTORS / "good" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    write_bad((VECTORS / "good" / "mbt2018-mean-q6.5.lic").read_bytes())
+
+
+def write_bad(good: bytes) -> None:
+    """One fault a file; the file's name begins with the error that it must raise."""
+    box = container.unpack(good)
+    payload = bytes(box.slices[0])
+
+    def flipped(data: bytes, place: int) -> bytes:
+        return data[:place] + bytes([data[place] ^ 0x20]) + data[place + 1 :]
+
+    def with_header(start: int, value: bytes) -> bytes:
+        """The bytes at `start` of the header replaced, its checksum right."""
+        size = 6 + 1 + 8 + 2 + 2 + 2
+        header = good[:start] + value + good[start + len(value) : size]
+        return header + crc(header) + good[size + 4 :]
+
+    first = replace(box, slices=[flipped(payload, len(payload) // 2), *box.slices[1:]])
+    cases = {
+        "NotLcodec-png": b"\x89PNG\r\n\x1a\n" + good[8:],
+        "NotLcodec-newline-translated": good.replace(b"\r\n", b"\n", 1),
+        "UnsupportedVersion-2": with_header(6, b"\x02"),
+        "Truncated-empty": b"",
+        "Truncated-header": good[:15],
+        "Truncated-in-slice": good[: len(good) - 20],
+        "Truncated-slice-missing": good[: len(good) - len(box.slices[-1]) - 6],
+        "Corrupt-header": flipped(good, 17),
+        "Corrupt-slice": flipped(good, len(good) - 10),
+        "Corrupt-trailing": good + b"\x00",
+        "Corrupt-rans-state": container.pack(first),
+        "Truncated-rans": container.pack(replace(box, slices=[payload[:-4], *box.slices[1:]])),
+        "UnsupportedVersion-critical-section": good[:25] + b"\x0d" + crc(b"\x0d") + good[25:],
+        "ModelError-unknown-id": with_header(7, b"\x01\x02\x03\x04\x05\x06\x07\x08"),
+    }
+    for name, data in cases.items():
+        (VECTORS / "bad" / f"{name}.lic").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The main path, for all six architectures: exact latents, honest sizes, any image."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import lcodec
+from lcodec import container, decoder, weights
+from lcodec.codec import Codec
+from lcodec.errors import DeviceError, LimitExceeded, ModelError, UsageError
+from lcodec.finalize.report import measure
+from lcodec.nets import ARCHITECTURES
+
+from .conftest import random_network
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def codec(request, models) -> Codec:
+    return Codec(models[request.param], "cpu", 1)
+
+
+def test_decoder_gets_the_latents_and_the_picture_of_the_encoder(codec, photo):
+    for quality in (1.0, 3.3, 8.0):
+        result = codec.encode(photo[:200, :333], quality)
+        decoded = codec.decode(result.data)
+        assert decoded.digest == result.y_hat_digest == decoder.digest(result.data)
+        assert decoded.pixels.shape == (200, 333, 3)
+        assert np.array_equal(decoded.pixels, result.reconstruction())
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (64, 64), (65, 63), (130, 7)])
+def test_any_size_comes_back(codec, photo, height, width):
+    data = codec.encode(photo[:height, :width], 4.0).data
+    assert codec.decode(data).pixels.shape == (height, width, 3)
+
+
+def test_file_size_is_the_estimate_of_the_float_model(codec, photo):
+    """0.5 % + 64 bytes: what the integer arithmetic, the tables, the coder and the container cost together."""
+    name = codec.network.config.architecture
+    network = random_network(name)
+    table_qualities = codec.file.entropy["table_qualities"]
+    for quality in (1.0, 8.0):
+        estimate = measure(network, codec.entropy, table_qualities, [photo], [quality])[0].float_bits / 8
+        size = len(codec.encode(photo, quality).data)
+        assert size <= 1.005 * estimate + 64, (size, estimate)
+
+
+def test_slices_are_independent_and_agree_with_any_thread_count(codec, photo):
+    result = codec.encode(photo, 6.0, slice_log2=4)
+    box = container.unpack(result.data)
+    assert len(box.slices) == 2 * 3
+    parallel = Codec(weights.find(codec.id), "cpu", 2)
+    assert parallel.encode(photo, 6.0, slice_log2=4).data == result.data
+    assert parallel.decode(result.data).digest == result.y_hat_digest
+    latents = decoder.decode_latents(box, codec.file, codec.entropy)
+    y0, x0, h, w = list(box.header.slices())[4]
+    tables = decoder.table_set(list(codec.file.entropy["table_qualities"]), 6.0)
+    alone = codec.entropy.decode_slice(box.slices[4], h, w, tables, 1)
+    assert np.array_equal(alone, latents[y0 : y0 + h, x0 : x0 + w])
+
+
+def test_quality_changes_size_and_fraction_lies_between(codec, photo):
+    sizes = [len(codec.encode(photo, q).data) for q in (1.0, 4.5, 8.0)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    with pytest.raises(UsageError, match="qualities 1 to 8"):
+        codec.encode(photo, 8.5)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_latents_do_not_depend_on_instruction_set_or_threads(name, models, photo, tmp_path):
+    """Another process with other kernels everywhere decodes the file of this one to the same digest."""
+    result = Codec(models[name], "cpu", 2).encode(photo, 5.0)
+    path = tmp_path / "photo.lic"
+    path.write_bytes(result.data)
+    environment = {
+        **os.environ,
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_NUM_THREADS": "1",
+        "LCODEC_ISA": "scalar",
+    }
+    command = [sys.executable, "-m", "lcodec", "info", "--digest", str(path)]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.y_hat_digest in out.stdout
+
+
+def test_public_functions_take_paths_arrays_and_images(models, model_file, photo, tmp_path):
+    small = photo[:64, :96]
+    PIL.Image.fromarray(small).save(tmp_path / "small.png")
+    options = {"model": model_file, "quality": 3.0, "device": "cpu", "threads": 1}
+    data = lcodec.encode(small, **options)
+    assert lcodec.encode(PIL.Image.fromarray(small), **options) == data
+    assert lcodec.encode(tmp_path / "small.png", **options) == data
+    image = lcodec.decode(data, device="cpu", threads=1)
+    assert image.mode == "RGB" and image.size == (96, 64)
+
+
+def test_limit_device_and_model_are_checked(codec, models, photo):
+    data = codec.encode(photo[:64, :64], 2.0).data
+    with pytest.raises(LimitExceeded):
+        codec.decode(data, max_pixels=64 * 64 - 1)
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no CUDA device"):
+            Codec(models["mbt2018"], "cuda")
+    other = next(path for name, path in models.items() if name != codec.network.config.architecture)
+    with pytest.raises(ModelError, match="was made with model"):
+        Codec(other, "cpu", 1).decode(data)
+
+
+def test_unknown_model_is_named_with_where_it_was_looked_for(codec, photo, monkeypatch, tmp_path):
+    data = codec.encode(photo[:64, :64], 2.0).data
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
+    with pytest.raises(ModelError, match=codec.id[:16]) as caught:
+        decoder.digest(data)
+    assert str(tmp_path) in (caught.value.hint or "")

@@ -1,0 +1,407 @@
+"""Reading, writing and padding of pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageCms
+import pytest
+
+from lcodec.errors import InputError, OutputError, UsageError
+from lcodec.image import (
+    crop,
+    from_array,
+    image_bytes,
+    pad,
+    padded_size,
+    read_image,
+    write_atomically,
+    write_image,
+)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def saved(image: PIL.Image.Image, kind: str, **options) -> io.BytesIO:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    buffer.seek(0)
+    return buffer
+
+
+def png_16(samples: np.ndarray) -> io.BytesIO:
+    """A PNG of 16-bit RGB, which Pillow cannot write."""
+    height, width, _ = samples.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_are_read_exactly(pixels, kind):
+    image = read_image(saved(PIL.Image.fromarray(pixels), kind))
+    assert np.array_equal(image.pixels, pixels)
+    assert image.warnings == ()
+    assert (image.height, image.width) == (5, 7)
+
+
+def test_lossless_webp_is_read_exactly(pixels):
+    assert np.array_equal(
+        read_image(saved(PIL.Image.fromarray(pixels), "WEBP", lossless=True)).pixels, pixels
+    )
+
+
+def test_jpeg_is_read():
+    flat = PIL.Image.new("RGB", (16, 8), (200, 100, 50))
+    image = read_image(saved(flat, "JPEG"))
+    assert image.pixels.shape == (8, 16, 3)
+    assert np.abs(image.pixels.astype(int) - (200, 100, 50)).max() <= 3
+
+
+def test_path_gives_name_and_size_of_the_file(pixels, tmp_path):
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(pixels).save(path)
+    image = read_image(path)
+    assert image.name == str(path)
+    assert image.file_bytes == path.stat().st_size
+
+
+def test_gray_becomes_three_equal_channels(pixels):
+    image = read_image(saved(PIL.Image.fromarray(pixels[..., 0]), "PNG"))
+    assert np.array_equal(image.pixels, np.repeat(pixels[..., :1], 3, axis=2))
+
+
+def test_bilevel_becomes_black_and_white():
+    image = PIL.Image.new("1", (4, 4))
+    image.putpixel((1, 2), 1)
+    read = read_image(saved(image, "PNG"))
+    assert read.pixels[2, 1].tolist() == [255] * 3
+    assert int(read.pixels.sum()) == 3 * 255
+
+
+def test_palette_is_resolved(pixels):
+    few = (pixels // 128) * 200
+    image = PIL.Image.fromarray(few).quantize(8, dither=PIL.Image.Dither.NONE)
+    read = read_image(saved(image, "PNG"))
+    assert np.array_equal(read.pixels, np.asarray(image.convert("RGB")))
+    assert read.warnings == ()
+
+
+def test_alpha_is_dropped_with_colours_kept_and_a_warning(pixels):
+    alpha = np.full((5, 7, 1), 255, np.uint8)
+    opaque = read_image(saved(PIL.Image.fromarray(np.concatenate([pixels, alpha], 2)), "PNG"))
+    alpha[0, 0] = 0
+    clear = read_image(saved(PIL.Image.fromarray(np.concatenate([pixels, alpha], 2)), "PNG"))
+    assert np.array_equal(opaque.pixels, pixels) and np.array_equal(clear.pixels, pixels)
+    assert opaque.warnings == ()
+    assert clear.warnings == ("transparency is dropped",)
+
+
+def test_gray_with_alpha_is_read(pixels):
+    image = PIL.Image.fromarray(pixels[..., 0]).convert("LA")
+    image.putalpha(7)
+    read = read_image(saved(image, "PNG"))
+    assert np.array_equal(read.pixels[..., 1], pixels[..., 0])
+    assert read.warnings == ("transparency is dropped",)
+
+
+def test_transparent_palette_is_read():
+    image = PIL.Image.new("P", (2, 2), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((0, 0), 1)
+    read = read_image(saved(image, "PNG", transparency=0))
+    assert read.pixels[0].tolist() == [[40, 50, 60], [10, 20, 30]]
+    assert read.warnings == ("transparency is dropped",)
+
+
+def test_16_bit_gray_is_rounded_to_8_with_a_warning():
+    samples = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    read = read_image(saved(PIL.Image.fromarray(samples), "PNG"))
+    assert read.pixels[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+    assert read.warnings == ("16-bit samples are reduced to 8 bits",)
+
+
+def test_16_bit_colour_is_reduced_with_a_warning():
+    samples = np.arange(4 * 5 * 3, dtype=np.uint16).reshape(4, 5, 3) * 1000
+    read = read_image(png_16(samples))
+    assert np.abs(read.pixels - samples / 257).max() <= 1
+    assert read.warnings == ("16-bit samples are reduced to 8 bits",)
+
+
+def test_16_bit_ppm_is_reduced_with_a_warning():
+    samples = np.array([[[0, 65535, 32768]]], np.uint16)
+    read = read_image(io.BytesIO(b"P6 1 1 65535\n" + samples.astype(">u2").tobytes()))
+    assert read.pixels[0, 0].tolist() == [0, 255, 128]
+    assert read.warnings == ("16-bit samples are reduced to 8 bits",)
+
+
+def test_cmyk_is_converted_with_a_warning():
+    image = PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    read = read_image(saved(image, "TIFF"))
+    assert read.pixels[0, 0].tolist() == [255, 0, 0]
+    assert len(read.warnings) == 1
+
+
+def test_floating_point_image_is_refused():
+    with pytest.raises(InputError, match="floating-point"):
+        read_image(saved(PIL.Image.new("F", (4, 4), 0.5), "TIFF"))
+
+
+def test_samples_beyond_16_bits_are_refused():
+    with pytest.raises(InputError, match="beyond 16 bits"):
+        read_image(saved(PIL.Image.new("I", (4, 4), 70000), "TIFF"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(pixels, orientation):
+    upright = PIL.Image.fromarray(pixels)
+    undo = {
+        1: None,
+        2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+        3: PIL.Image.Transpose.ROTATE_180,
+        4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+        5: PIL.Image.Transpose.TRANSPOSE,
+        6: PIL.Image.Transpose.ROTATE_90,
+        7: PIL.Image.Transpose.TRANSVERSE,
+        8: PIL.Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(read_image(saved(stored, "PNG", exif=exif)).pixels, pixels)
+
+
+def test_colour_profile_other_than_srgb_is_told(pixels):
+    image = PIL.Image.fromarray(pixels)
+    srgb = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    assert read_image(saved(image, "PNG", icc_profile=srgb)).warnings == ()
+    assert read_image(saved(image, "PNG", icc_profile=b"something else")).warnings == (
+        "the colour profile is not kept",
+    )
+
+
+def test_only_the_first_frame_is_used_with_a_warning(pixels):
+    first, second = PIL.Image.fromarray(pixels), PIL.Image.fromarray(255 - pixels)
+    read = read_image(saved(first, "TIFF", save_all=True, append_images=[second]))
+    assert np.array_equal(read.pixels, pixels)
+    assert read.warnings == ("only the first frame is used",)
+
+
+# ---- bad input ----
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.png: no such file"):
+        read_image(tmp_path / "none.png")
+
+
+def test_folder_is_not_an_image(tmp_path):
+    with pytest.raises(InputError, match="is a directory"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(1000)]
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path, data):
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.png"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_truncated_image_is_refused(kind):
+    noise = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = saved(PIL.Image.fromarray(noise), kind).getvalue()
+    with pytest.raises(InputError, match="half"):
+        read_image(io.BytesIO(data[: len(data) // 2]), name="half")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "PPM"])
+def test_damaged_image_is_read_or_refused_but_nothing_else(kind):
+    rng = np.random.default_rng(3)
+    noise = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    good = saved(PIL.Image.fromarray(noise), kind).getvalue()
+    refused = 0
+    for _ in range(100):
+        data = bytearray(good)
+        for _ in range(4):
+            data[rng.integers(min(len(data), 200))] = rng.integers(256)
+        try:
+            assert read_image(io.BytesIO(bytes(data))).pixels.dtype == np.uint8
+        except InputError:
+            refused += 1
+    assert refused > 0
+
+
+def test_image_above_the_limit_is_refused_before_it_is_decoded(pixels):
+    data = saved(PIL.Image.fromarray(pixels), "PNG").getvalue()
+    assert read_image(io.BytesIO(data), limit_pixels=35).width == 7
+    for limit in (34, 10):  # just above the limit, and above Pillow's own doubled one
+        with pytest.raises(InputError, match="pixels") as caught:
+            read_image(io.BytesIO(data), limit_pixels=limit)
+        assert "--limit-pixels" in (caught.value.hint or "")
+
+
+def test_the_limit_of_pillow_holds_by_default_and_comes_back(pixels, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 20)
+    data = saved(PIL.Image.fromarray(pixels), "PNG").getvalue()
+    with pytest.raises(InputError):
+        read_image(io.BytesIO(data))
+    assert read_image(io.BytesIO(data), limit_pixels=100).width == 7
+    assert PIL.Image.MAX_IMAGE_PIXELS == 20
+
+
+def test_array_of_wrong_type_or_shape_is_refused(pixels):
+    assert from_array(pixels[..., 0]).pixels.shape == (5, 7, 3)
+    for bad in (pixels.astype(np.float32), pixels[..., :2], pixels[None], pixels[:0]):
+        with pytest.raises(InputError):
+            from_array(bad)
+
+
+# ---- writing ----
+
+
+@pytest.mark.parametrize("suffix", [".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp", ".PNG"])
+def test_written_lossless_formats_hold_the_same_pixels(pixels, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    write_image(path, pixels)
+    assert np.array_equal(np.asarray(PIL.Image.open(path).convert("RGB")), pixels)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_jpeg_is_written_close(tmp_path):
+    flat = np.full((16, 16, 3), (180, 90, 60), np.uint8)
+    assert np.abs(read_image(io.BytesIO(image_bytes(flat, ".jpg"))).pixels.astype(int) - flat).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["", ".xyz", ".lic"])
+def test_unknown_ending_is_refused(pixels, suffix):
+    with pytest.raises(UsageError, match="ending"):
+        image_bytes(pixels, suffix)
+
+
+def test_size_that_a_format_cannot_hold_is_refused():
+    with pytest.raises(UsageError, match="cannot hold"):
+        image_bytes(np.zeros((1, 20000, 3), np.uint8), ".webp")
+
+
+def test_existing_file_is_kept_unless_overwriting(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(OutputError, match="exists"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new", overwrite=True)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    fsync = os.fsync
+
+    def other_program(descriptor):
+        path.write_bytes(b"other")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", other_program)
+    with pytest.raises(OutputError, match="exists"):
+        write_atomically(path, b"mine")
+    assert path.read_bytes() == b"other"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(143), OSError(28, "No space left on device")]
+)
+def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch, error):
+    def fail(_descriptor):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((KeyboardInterrupt, SystemExit, OutputError)):
+        write_atomically(tmp_path / "a", b"data")
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_system_without_hard_links_is_served(tmp_path, monkeypatch):
+    def no_links(_source, _target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    write_atomically(tmp_path / "a", b"data")
+    assert (tmp_path / "a").read_bytes() == b"data"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_symbolic_link_stays_a_link(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(tmp_path / "link", b"new", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_device_is_written_and_stays_a_device():
+    write_atomically(os.devnull, b"data")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(OutputError, match="no folder"):
+        write_atomically(tmp_path / "none" / "a", b"data")
+
+
+def test_new_file_has_the_usual_permissions(tmp_path):
+    write_atomically(tmp_path / "a", b"data")
+    (tmp_path / "b").write_bytes(b"data")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+# ---- padding ----
+
+
+@pytest.mark.parametrize(
+    "size, padded",
+    [((1, 1), (64, 64)), ((64, 128), (64, 128)), ((65, 63), (128, 64)), ((512, 768), (512, 768))],
+)
+def test_padding_goes_to_the_next_multiple_of_64(size, padded):
+    assert padded_size(*size) == padded
+    assert pad(np.zeros((*size, 3), np.uint8)).shape == (*padded, 3)
+
+
+def test_padding_repeats_the_border_and_cropping_undoes_it(pixels):
+    padded = pad(pixels)
+    assert np.array_equal(crop(padded, 5, 7), pixels)
+    assert (padded[5:, :7] == pixels[-1]).all()
+    assert (padded[:5, 7:] == pixels[:, -1:]).all()
+    assert (padded[5:, 7:] == pixels[-1, -1]).all()
+
+
+def test_nothing_is_copied_when_nothing_is_missing():
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    assert pad(pixels) is pixels
+
+
+def test_cropping_beyond_the_image_is_refused():
+    with pytest.raises(UsageError):
+        crop(np.zeros((64, 64, 3), np.uint8), 65, 64)

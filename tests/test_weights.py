@@ -1,0 +1,109 @@
+"""Model files: what changes them changes their id, what damages them is found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lcodec import weights
+from lcodec.codec import Codec
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.errors import ModelError
+
+
+def test_saved_model_comes_back(model_file, tmp_path):
+    model = weights.load(model_file)
+    weights.save(model, tmp_path / "copy.safetensors")
+    copy = weights.load(tmp_path / "copy.safetensors")
+    assert copy.id == model.id and copy.tensors.keys() == model.tensors.keys()
+    assert (tmp_path / "copy.safetensors").read_bytes() == model_file.read_bytes()
+
+
+def test_card_does_not_change_the_id_and_content_does(model_file):
+    model = weights.load(model_file)
+    assert replace(model, card={"summary": "other"}).id == model.id
+    key = "g_a.0.bias"
+    changed = {**model.tensors, key: model.tensors[key] + np.float32(1e-3)}
+    assert replace(model, tensors=changed).id != model.id
+    assert replace(model, entropy={**model.entropy, "fy": 3}).id != model.id
+
+
+def test_every_damaged_byte_is_found(model_file, tmp_path):
+    good = model_file.read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    path = tmp_path / "bad.safetensors"
+    rng = np.random.default_rng(0)
+    places = [*range(0, 12), *rng.integers(12, header, 60), *rng.integers(header, len(good), 30)]
+    found = 0
+    for place in places:
+        bad = bytearray(good)
+        bad[place] ^= 0x41
+        path.write_bytes(bad)
+        try:
+            same = weights.load(path)
+        except ModelError:
+            found += 1
+        else:
+            # only the card may differ without notice, it decides nothing
+            assert same.id == weights.load(model_file).id
+    assert found >= len(places) - 20
+    for size in (0, 4, 8, 100, header - 1, header, len(good) - 1):
+        path.write_bytes(good[:size])
+        with pytest.raises(ModelError):
+            weights.load(path)
+
+
+def test_integers_alone_decode(model_file):
+    model = weights.load(model_file, integers_only=True)
+    assert model.id == weights.load(model_file).id
+    assert all(v.dtype.kind in "iu" for v in model.tensors.values())
+    IntegerEntropyModel(model.integers(), model.entropy)
+
+
+def test_models_are_found_by_name_path_and_id(models, model_file):
+    model = weights.load(model_file)
+    for wanted in ("tiny-mbt2018-mean", str(model_file), model.id, model.id[:16]):
+        assert weights.find(wanted) == model_file
+    with pytest.raises(ModelError, match="no model nonesuch"):
+        weights.find("nonesuch")
+
+
+def test_list_leaves_damaged_files_out(models, tmp_path, monkeypatch):
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
+    assert "broken" not in [m.name for m in weights.list_models()]
+
+
+@pytest.mark.parametrize("key", ["int.h_s.0.weight", "tables.z.cdfs", "scale_thresholds", "g_s.0.weight"])
+def test_hostile_content_with_a_right_id_is_refused(model_file, tmp_path, key):
+    """Whoever makes a model file makes its id as well, so the content itself is checked too."""
+    model = weights.load(model_file)
+    for change in ("shape", "values", "absent"):
+        tensors = dict(model.tensors)
+        value = np.array(tensors[key])
+        if change == "shape":
+            tensors[key] = value[:-1]
+        elif change == "absent":
+            del tensors[key]
+        elif value.dtype.kind == "f":
+            tensors[key] = np.full_like(value, np.nan)
+        else:
+            tensors[key] = np.full_like(value, np.iinfo(value.dtype).max)
+        path = tmp_path / f"{change}.safetensors"
+        weights.save(replace(model, tensors=tensors), path)
+        with pytest.raises(ModelError):
+            Codec(path, "cpu", 1)
+
+
+def test_description_of_a_newer_format_is_refused(model_file, tmp_path):
+    good = model_file.read_bytes()
+    size = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + size])
+    header["__metadata__"]["lcodec"] = header["__metadata__"]["lcodec"].replace('"format":1', '"format":2')
+    packed = json.dumps(header).encode()
+    (tmp_path / "new.safetensors").write_bytes(len(packed).to_bytes(8, "little") + packed + good[8 + size :])
+    with pytest.raises(ModelError, match="format 2"):
+        weights.load(tmp_path / "new.safetensors")
