@@ -29,7 +29,8 @@
 typedef enum lc_layer_kind { LC_CONV = 0, LC_CONTEXT = 1, LC_DECONV = 2, LC_SUBPEL = 3 } lc_layer_kind;
 
 /* A layer as the model file has it. Whoever calls lc_layer_init has checked the values: weights within +-32767,
- * 0 <= mult_* < 2^16, 1 <= shift <= LC_MAX_SHIFT, lo <= hi, and for each channel |bias| + 32767 * sum |weight| < 2^31. */
+ * 0 <= mult_* < 2^16, 1 <= shift <= LC_MAX_SHIFT, lo <= hi, and for each channel, over the taps that one output pixel
+ * sees, |bias| + 32767 * sum |weight| < 2^31. */
 typedef struct lc_layer_spec {
     lc_layer_kind kind;
     int32_t kernel; /* 1, 3 or 5; only LC_CONV has a choice */
@@ -90,11 +91,12 @@ void lc_plane_free(lc_plane *plane);
 /* -margin <= row < height + margin, likewise column. */
 static inline int16_t *lc_plane_at(const lc_plane *plane, int32_t row, int32_t column)
 {
-    return plane->memory + plane->row_step * (row + plane->margin) + (ptrdiff_t)plane->stride * (column + plane->margin);
+    return plane->memory + plane->row_step * (row + plane->margin) +
+           (ptrdiff_t)plane->stride * (column + plane->margin);
 }
 
-/* Where a layer writes: element (row, column, channel) at data + row * row_step + column * column_step + channel, of the
- * type that the layer's output says. */
+/* Where a layer writes: element (row, column, channel) at data + row * row_step + column * column_step + channel, of
+ * the type that the layer's output says. */
 typedef struct lc_sink {
     void *data;
     ptrdiff_t row_step, column_step;

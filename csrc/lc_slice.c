@@ -18,10 +18,11 @@ static lc_status take_context_buffers(lc_slice *slice)
 {
     const lc_entropy_model *model = slice->model;
     const size_t steps = (size_t)lc_wavefront_width(slice->height, slice->width);
-    lc_status status = lc_plane_init(&slice->hyper_plane, slice->height, slice->width, model->hyper_half->in_channels, 0);
+    lc_status status;
     void *memory;
     int32_t i;
 
+    status = lc_plane_init(&slice->hyper_plane, slice->height, slice->width, model->hyper_half->in_channels, 0);
     if (status == LC_OK) {
         status = lc_plane_init(&slice->y_plane, slice->height, slice->width, model->M, model->context->margin);
     }

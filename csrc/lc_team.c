@@ -5,8 +5,8 @@
 
 #include <sched.h>
 
-/* Stages last microseconds, so waiting is mostly shorter than a system call; but where there are more threads than free
- * processors, the one that is waited for needs ours. */
+/* A few microseconds, as long as most stages last. Where there are more threads than free processors, the one that is
+ * waited for needs ours; where there are not, yielding costs next to nothing. */
 #define LC_SPINS 100
 
 static void pause_briefly(void)

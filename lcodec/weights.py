@@ -4,8 +4,8 @@
                int.* tables.* scale_thresholds                integers, what decoding of latents depends on
     metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card"}
 
-The id is the hex SHA-256 over "model" and all tensors; streams carry its first 8 bytes. The card holds whatever is worth
-knowing (training, rates) and is not part of the id.
+The id is the hex SHA-256 over "model" and all tensors; streams carry its first 8 bytes. The card holds whatever is
+worth knowing (training, rates) and is not part of the id.
 
 Reading needs numpy and safetensors only. Nothing in a model file is executed.
 """
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from lcodec.entropy.tables import unpack_cdfs
 from lcodec.errors import ModelError
 
 FORMAT = 1
@@ -72,8 +73,14 @@ class ModelFile:
         return {k: v.astype(np.float32) for k, v in self.tensors.items() if v.dtype.kind == "f"}
 
     def integers(self) -> dict[str, np.ndarray]:
-        """The tensors that decoding of latents depends on."""
-        return {k: v for k, v in self.tensors.items() if v.dtype.kind in "iu"}
+        """The tensors that decoding of latents depends on, tables as `IntegerEntropyModel` takes them."""
+        found = {k: v for k, v in self.tensors.items() if v.dtype.kind in "iu"}
+        for key in [k for k in found if k.startswith("tables.") and k.endswith(".cdfs")]:
+            sizes = found.get(key.removesuffix("cdfs") + "sizes")
+            if sizes is None:
+                raise ModelError(f"model {self.name} is damaged: {key} has no sizes")
+            found[key] = unpack_cdfs(found[key], sizes)
+        return found
 
 
 @dataclass(frozen=True)

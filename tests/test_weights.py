@@ -77,7 +77,7 @@ def test_list_leaves_damaged_files_out(models, tmp_path, monkeypatch):
     assert "broken" not in [m.name for m in weights.list_models()]
 
 
-@pytest.mark.parametrize("key", ["int.h_s.0.weight", "tables.z.cdfs", "scale_thresholds", "g_s.0.weight"])
+@pytest.mark.parametrize("key", ["int.h_s.0.mult_pos", "tables.z.cdfs", "scale_thresholds", "g_s.0.weight"])
 def test_hostile_content_with_a_right_id_is_refused(model_file, tmp_path, key):
     """Whoever makes a model file makes its id as well, so the content itself is checked too."""
     model = weights.load(model_file)

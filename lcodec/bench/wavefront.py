@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,35 @@ def multiply_adds(name: str, h: int, w: int) -> float:
     return total
 
 
+def bench_slice(
+    name: str,
+    model: IntegerEntropyModel,
+    y: NDArray[np.int32],
+    z: NDArray[np.int32],
+    threads: int,
+    isa: str,
+    repeat: int,
+    expected: tuple[bytes, NDArray[np.int32]],
+) -> None:
+    """Times both directions, and says whether bytes and y_hat are the `expected` ones."""
+    (h, w), (data, y_hat) = y.shape[:2], expected
+
+    def encode() -> tuple[bytes, NDArray[np.int32]]:
+        return model.encode_slice(y, z, 0, threads, isa)
+
+    def decode() -> NDArray[np.int32]:
+        return model.decode_slice(data, h, w, 0, threads, isa)
+
+    again, again_hat = encode()
+    same = again == data and bool((again_hat == y_hat).all() and (decode() == y_hat).all())
+    encode_s, decode_s = best_seconds(encode, repeat), best_seconds(decode, repeat)
+    print(
+        f"  {threads} thread{'s' if threads > 1 else ' '}: encode {encode_s[0] * 1e3:6.1f} ms"
+        f" (median {encode_s[1] * 1e3:.1f}), decode {decode_s[0] * 1e3:6.1f} ms (median {decode_s[1] * 1e3:.1f}),"
+        f" {multiply_adds(name, h, w) / decode_s[0] / 1e9:.1f} GMAC/s, result {'the same' if same else 'DIFFERS'}"
+    )
+
+
 def bench_layers(h: int, w: int, repeat: int, isa: str | None) -> None:
     """Every kind of layer alone, on one thread: multiply-adds per second."""
     rng = np.random.default_rng(0)
@@ -144,7 +174,7 @@ def bench_layers(h: int, w: int, repeat: int, isa: str | None) -> None:
         layer = _intnet.Layer(kind, **random_layer(rng, kind, n_in, n_out, k))
         x = rng.normal(0, ACTIVATION, (h // 2, w // 2, n_in) if enlarges else (h, w, n_in))
         x16 = x.clip(-32767, 32767).astype(np.int16)
-        fastest, _ = best_seconds(lambda layer=layer, x16=x16: _intnet.run(layer, x16, 1, isa), repeat)
+        fastest, _ = best_seconds(partial(_intnet.run, layer, x16, 1, isa), repeat)
         taps = {"context": 12, "deconv": 6.25}.get(kind, k * k)
         speed = h * w * n_in * n_out * taps / fastest / 1e9
         print(f"  {kind:8} {k}x{k} {n_in:4} -> {n_out:4}   {fastest * 1e3:7.1f} ms   {speed:6.1f} GMAC/s")
@@ -177,7 +207,8 @@ def bench_compressai(h: int, w: int, repeat: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lcodec.bench.wavefront", description=__doc__.splitlines()[0])
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m lcodec.bench.wavefront", description=summary)
     parser.add_argument("--size", default="768x512", help="width x height of the image (default 768x512)")
     parser.add_argument("--threads", default="1,2", help="thread counts (default 1,2)")
     parser.add_argument("--isa", default=None, help=f"one of {', '.join(_intnet.isas())} (default: the fastest)")
@@ -195,16 +226,7 @@ def main() -> None:
         print(f"{name}: {len(data)} bytes, {8 * len(data) / (width * height):.2f} bpp, ", end="")
         print(f"{multiply_adds(name, h, w) / 1e9:.2f} G multiply-adds")
         for threads in (int(t) for t in options.threads.split(",")):
-            again, again_hat = model.encode_slice(y, z, 0, threads, isa)
-            same = again == data and (again_hat == y_hat).all()
-            same = same and (model.decode_slice(data, h, w, 0, threads, isa) == y_hat).all()
-            encode = best_seconds(lambda m=model, t=threads: m.encode_slice(y, z, 0, t, isa), options.repeat)
-            decode = best_seconds(lambda m=model, t=threads: m.decode_slice(data, h, w, 0, t, isa), options.repeat)
-            print(
-                f"  {threads} thread{'s' if threads > 1 else ' '}: encode {encode[0] * 1e3:6.1f} ms"
-                f" (median {encode[1] * 1e3:.1f}), decode {decode[0] * 1e3:6.1f} ms (median {decode[1] * 1e3:.1f}),"
-                f" {multiply_adds(name, h, w) / decode[0] / 1e9:.1f} GMAC/s, result {'the same' if same else 'DIFFERS'}"
-            )
+            bench_slice(name, model, y, z, threads, isa, options.repeat, (data, y_hat))
     if options.layers:
         print("layers alone, 1 thread:")
         bench_layers(h, w, options.repeat, isa)

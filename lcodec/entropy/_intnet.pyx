@@ -329,15 +329,17 @@ def split_layer(channels, kind, weight, bias, mult_pos, mult_neg, shift, lo, hi,
             Layer(kind, weight[:, channels:], np.zeros_like(p["bias"]), *rest, output=output))
 
 
-def _in_threads(work, n):
+def _in_threads(work, n, keep):
     """Calls work(rank) for 0 <= rank < n at the same time, rank 0 here; all have returned when this does.
 
-    A rank that cannot be started is reported as work(None), after which the others are expected to return by themselves.
+    A rank that cannot be started is reported as work(None), after which the others are expected to return by
+    themselves. Only an interrupt can end the wait for them early; `keep`, what their C code points into, then lives on
+    with them.
     """
     helpers = []
     try:
         for rank in range(1, n):
-            helper = threading.Thread(target=work, args=(rank,), name=f"lcodec-{rank}", daemon=True)
+            helper = threading.Thread(target=_run_rank, args=(work, rank, keep), name=f"lcodec-{rank}", daemon=True)
             helper.start()
             helpers.append(helper)
     except BaseException:
@@ -348,6 +350,10 @@ def _in_threads(work, n):
     finally:
         for helper in helpers:
             helper.join()
+
+
+def _run_rank(work, rank, keep):
+    work(rank)
 
 
 cdef class _Plane:
@@ -417,7 +423,7 @@ def run(Layer layer not None, x, threads=1, isa=None):
             with nogil:
                 lc_layer_rows(&layer.c, kernels, &plane.c, first, end, &sink)
 
-    _in_threads(work, n)
+    _in_threads(work, n, (layer, plane, out))
     return out
 
 
@@ -425,6 +431,7 @@ cdef class _Slice:
     """Owns the buffers of one slice in one direction."""
 
     cdef lc_slice c
+    cdef object keep  # what else `c` points into
 
     def __dealloc__(self):
         lc_slice_free(&self.c)
@@ -458,7 +465,8 @@ cdef class SliceModel:
         hyper, parameters = list(hyper), list(parameters)
         self._check(hyper, M, fraction_bits, context, parameters)
         thresholds = _integers(thresholds, np.int32, "scale thresholds", -MAX_SUM - 1, MAX_SUM)
-        if thresholds.ndim != 1 or not 1 <= thresholds.size < 65536 or (np.diff(thresholds.astype(np.int64)) <= 0).any():
+        steps = np.diff(thresholds.astype(np.int64).ravel())
+        if thresholds.ndim != 1 or not 1 <= thresholds.size < 65536 or (steps <= 0).any():
             raise ModelError("scale thresholds are not a strictly ascending row")
         self.thresholds = thresholds
         self.layers = (hyper, context, parameters)
@@ -491,7 +499,7 @@ cdef class SliceModel:
         if not (1 <= M <= LC_MAX_CHANNELS and 4 <= fraction_bits <= LC_MAX_FRACTION_BITS):
             raise ModelError(f"M={M} or the fraction bits {fraction_bits} are out of range")
         if not 1 <= len(hyper) <= LC_MAX_LAYERS or len(parameters) > LC_MAX_LAYERS:
-            raise ModelError(f"{len(hyper)} hyper-synthesis layers or {len(parameters)} parameter layers are out of range")
+            raise ModelError(f"{len(hyper)} hyper-synthesis or {len(parameters)} parameter layers are out of range")
         if not all(isinstance(x, Layer) for x in [*hyper, *parameters]):
             raise TypeError("layers must be Layer")
         if any(x.kind == "context" for x in hyper):
@@ -516,11 +524,11 @@ cdef class SliceModel:
         for chain in chains:
             for a, b in zip(chain, chain[1:]):
                 if a.out_channels != b.in_channels:
-                    raise ModelError(f"a layer of {a.out_channels} outputs is followed by one of {b.in_channels} inputs")
+                    raise ModelError(f"a layer of {a.out_channels} outputs precedes one of {b.in_channels} inputs")
         if any(output != "int16" for output in outputs) or last.output != "int32":
             raise ModelError("all layers but the last must output int16, and the last int32")
         if last.out_channels not in widths:
-            raise ModelError(f"the last layer outputs {last.out_channels} channels, not {' or '.join(map(str, widths))}")
+            raise ModelError(f"the last layer outputs {last.out_channels} channels, not one of {widths}")
         if not (-MAX_MEAN <= last.lo and last.hi <= MAX_MEAN):
             raise ModelError(f"limits {last.lo} .. {last.hi} of the last layer are not within +-{MAX_MEAN}")
 
@@ -546,7 +554,7 @@ cdef class SliceModel:
             with nogil:
                 lc_slice_worker(&slice.c, c_rank)
 
-        _in_threads(work, n)
+        _in_threads(work, n, (self, slice))
         check_status(lc_team_status(&slice.c.team))
         return 0
 
@@ -573,6 +581,7 @@ cdef class SliceModel:
         cdef const int32_t[:, :, ::1] c_y = y
         symbols, indexes, y_hat = _outputs(slice, y.shape)
         slice.c.y = &c_y[0, 0, 0]
+        slice.keep = (y, symbols, indexes, y_hat)
         self._work(slice, n)
         return symbols, indexes, y_hat
 
@@ -598,6 +607,7 @@ cdef class SliceModel:
         symbols, indexes, y_hat = _outputs(slice, shape)
         slice.c.decoder = &decoder.c
         slice.c.tables = &tables.c
+        slice.keep = (decoder, tables, symbols, indexes, y_hat)
         self._work(slice, n)
         return y_hat
 

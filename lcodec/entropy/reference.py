@@ -62,7 +62,7 @@ def layer_sums(params: Params, x: NDArray[Any]) -> NDArray[np.float64]:
 def run_layer(params: Params, x: NDArray[Any]) -> NDArray[np.int64]:
     """Output of one layer for x (H, W, in): (H, W, out), or (2H, 2W, out) for "deconv" and "subpel"."""
     acc = layer_sums(params, x)
-    mult = np.where(acc >= 0, params["mult_pos"], params["mult_neg"]).astype(np.float64)
+    mult = np.where(acc >= 0, np.asarray(params["mult_pos"]), np.asarray(params["mult_neg"])).astype(np.float64)
     scale = np.ldexp(1.0, np.asarray(params["shift"]).astype(np.int64))  # 2^shift
     q = np.floor((acc * mult + scale / 2) / scale)
     out = np.clip(q, params["lo"], params["hi"]).astype(np.int64)

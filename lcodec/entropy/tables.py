@@ -146,6 +146,27 @@ def _cumulative(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
     return cdf
 
 
+def pack_cdfs(cdfs: NDArray[np.uint32], sizes: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """Padded tables (..., L) one behind the other, each without its last value 65536, uint16: as model files keep them."""
+    rows = cdfs.reshape(-1, cdfs.shape[-1])
+    return np.concatenate([row[: size - 1] for row, size in zip(rows, sizes.ravel(), strict=True)]).astype(np.uint16)
+
+
+def unpack_cdfs(packed: NDArray[np.uint16], sizes: NDArray[np.int32]) -> NDArray[np.uint32]:
+    """Undo `pack_cdfs`: uint32 (*sizes.shape, L). Raises ModelError if the sizes do not fit the values."""
+    lengths = sizes.astype(np.int64).ravel() - 1
+    fits = packed.ndim == 1 and packed.dtype == np.uint16 and lengths.size > 0
+    if not fits or lengths.min() < 1 or int(lengths.sum()) != packed.size:
+        raise ModelError("tables and their sizes do not fit together")
+    width = int(lengths.max()) + 1
+    if lengths.size * width > 1 << 26:
+        raise ModelError(f"{lengths.size} tables of up to {width} values are more than any model needs")
+    cdfs = np.zeros((lengths.size, width), np.uint32)
+    cdfs[np.arange(width) < lengths[:, None]] = packed
+    cdfs[np.arange(lengths.size), lengths] = 1 << PRECISION
+    return cdfs.reshape(*sizes.shape, width)
+
+
 def stack_tables(cdfs: Sequence[NDArray[np.uint32]], offsets: ArrayLike) -> TableArrays:
     """Pads cumulative distributions of different lengths into one array."""
     sizes = np.array([cdf.size for cdf in cdfs], dtype=np.int32)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lcodec import weights
 from lcodec.checkpoint import is_ours, load, network_of
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.entropy.tables import scale_table
+from lcodec.entropy.tables import TableArrays, pack_cdfs, scale_table
 from lcodec.errors import InputError, ModelError
 from lcodec.image import INPUT_SUFFIXES, read_image
 from lcodec.nets import Network, compressai
@@ -98,7 +98,7 @@ def finalize_network(
     tensors[f"tables.{prior}.medians"] = medians
     add_tables(tensors, f"tables.{prior}", stacked)
     if config.arch.has_hyperprior:
-        add_tables(tensors, "tables.gaussian", freeze.gaussian(tables_state))
+        add_tables(tensors, "tables.gaussian", freeze.gaussian())
         # Between two tables the nearer one in the logarithm: CompressAI takes the wider one, which costs up to 1 % of bits.
         table = scale_table().astype(np.float64)
         thresholds = np.floor(np.sqrt(table[:-1] * table[1:]) * 2**SCALE_BITS)
@@ -124,8 +124,8 @@ def finalize_network(
     return Finalized(weights.ModelFile(config.to_json(), entropy_meta, tensors, dict(card or {})), layers)
 
 
-def add_tables(tensors: dict[str, np.ndarray], name: str, tables: Any) -> None:
-    tensors[f"{name}.cdfs"] = np.ascontiguousarray(tables.cdfs)
+def add_tables(tensors: dict[str, np.ndarray], name: str, tables: TableArrays) -> None:
+    tensors[f"{name}.cdfs"] = pack_cdfs(tables.cdfs, tables.sizes)
     tensors[f"{name}.sizes"] = np.ascontiguousarray(tables.sizes, np.int32)
     tensors[f"{name}.offsets"] = np.ascontiguousarray(tables.offsets, np.int32)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lcodec.entropy.tables import (
+    CODING_TAIL_MASS,
     FactorizedDensity,
     TableArrays,
     factorized_tables,
@@ -18,9 +19,6 @@ from lcodec.entropy.tables import (
 )
 from lcodec.nets import Network
 from lcodec.nets.compressai import stored_tables
-
-# Probability left to the escape code in the tables of our own models: costs 1e-6 bits a symbol, saves half the table.
-OWN_TAIL_MASS = 1e-6
 
 
 def table_qualities(qualities: tuple[float, ...]) -> list[float]:
@@ -54,7 +52,7 @@ def prior_medians_and_tables(
         cdfs = stored["_quantized_cdf"].numpy().astype(np.uint32)
         tables = TableArrays(cdfs, stored["_cdf_length"].numpy(), stored["_offset"].numpy())
         return np.rint(medians * 2.0**fraction_bits).astype(np.int32), [tables]
-    quantiles = solve_quantiles(own, OWN_TAIL_MASS)
+    quantiles = solve_quantiles(own, CODING_TAIL_MASS)
     all_medians, all_tables = [], []
     for quality in table_qualities(network.config.qualities):
         with torch.no_grad():
@@ -66,13 +64,9 @@ def prior_medians_and_tables(
     return np.stack(all_medians), all_tables
 
 
-def gaussian(state: Mapping[str, Tensor]) -> TableArrays:
-    """The 64 tables of the conditional Gaussian: the checkpoint's own, or ours with a shorter tail."""
-    stored = stored_tables(state, "gaussian_conditional")
-    if stored is None:
-        return gaussian_tables(scale_table(), OWN_TAIL_MASS)
-    cdfs = stored["_quantized_cdf"].numpy().astype(np.uint32)
-    return TableArrays(cdfs, stored["_cdf_length"].numpy(), stored["_offset"].numpy())
+def gaussian() -> TableArrays:
+    """The 64 tables of the conditional Gaussian. Ours, for a CompressAI checkpoint as well: they cost fewer bits."""
+    return gaussian_tables(scale_table(), CODING_TAIL_MASS)
 
 
 def stack_sets(sets: list[TableArrays]) -> TableArrays:

@@ -36,7 +36,7 @@ def tiled_analysis(network: Network, pixels: np.ndarray, device: torch.device) -
     y = torch.empty(1, network.config.M, rows, columns, device=device)
     for r0, r1, top, bottom in _spans(rows, halo):
         for c0, c1, left, right in _spans(columns, halo):
-            block = torch.from_numpy(pixels[r0 * s : r1 * s, c0 * s : c1 * s]).to(device)
+            block = torch.from_numpy(np.array(pixels[r0 * s : r1 * s, c0 * s : c1 * s])).to(device)
             x = block.permute(2, 0, 1)[None].float().div_(255).contiguous(memory_format=torch.channels_last)
             out = network.g_a(x)[:, :, top - r0 : bottom - r0, left - c0 : right - c0]
             y[:, :, top:bottom, left:right] = out
