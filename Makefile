@@ -14,7 +14,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/entropy/*.pyx) $(wildcard lcodec
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test lint demo bench-entropy bench-wavefront fuzz vectors wheel sdist clean
+.PHONY: help venv test test-cross lint demo bench-entropy bench-wavefront fuzz vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,12 @@ venv: $(BUILT) ## create .venv with lcodec (editable) and all tools
 
 test: $(BUILT) ## run the tests (TESTS=tests/test_cli.py for one file)
 	$(PY) -m pytest -q $(TESTS)
+
+# Installs nothing: what is not there is skipped.
+CROSS_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user
+test-cross: $(BUILT) ## the C code alone: under sanitizers, and on aarch64 and s390x by qemu
+	@echo "for the other processors, on Debian: apt-get install --no-install-recommends $(CROSS_PACKAGES)"
+	$(PY) -m pytest -q -rs tests/test_cross.py
 
 lint: $(BUILT) ## ruff and mypy
 	$(PY) -m ruff check lcodec tests

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
     from lcodec.codec import Codec
 
-__all__ = ["LcodecError", "__version__", "decode", "encode"]
+__all__ = ["DEFAULT_QUALITY", "LcodecError", "__version__", "decode", "encode"]
 __version__ = "0.1.0"
+DEFAULT_QUALITY = 4.0
 
 
 def encode(
     image: PIL.Image.Image | np.ndarray | str | os.PathLike[str],
     model: str | os.PathLike[str] | None = None,
-    quality: float = 4.0,
+    quality: float | None = None,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -36,8 +37,9 @@ def encode(
     """The .lic file of an image.
 
     image: a Pillow image, uint8 (H, W, 3) RGB or (H, W) gray, or the path of an image file.
-    model: name or file of a model, the default one if None. quality: 1 (small) to 8 (good), fractions too.
-    device: "auto", "cpu", "cuda" or "mps". threads: CPU threads, all if None.
+    model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
+    finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
+    4, or the nearest that the model has. device: "auto", "cpu", "cuda" or "mps". threads: CPU threads, all if None.
     Raises InputError, ModelError, DeviceError, UsageError.
     """
     import numpy as np
@@ -52,7 +54,14 @@ def encode(
         pixels = from_pillow(image).pixels
     else:
         pixels = read_image(image).pixels
-    codec = _codec(str(model or weights.DEFAULT_MODEL), device, threads)
+    path = weights.find(model or weights.DEFAULT_MODEL)
+    if weights.is_checkpoint(path):
+        from lcodec.finalize import finalize_cached
+
+        path = finalize_cached(path)
+    codec = _codec(str(path), device, threads)
+    if quality is None:
+        quality = min(max(DEFAULT_QUALITY, codec.qualities[0]), codec.qualities[-1])
     return codec.encode(pixels, quality).data
 
 

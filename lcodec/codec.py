@@ -23,9 +23,9 @@ from lcodec.container import Container, Header
 from lcodec.decoder import (
     DEFAULT_MAX_PIXELS,
     check_model,
-    check_size,
     decode_latents,
     latents_digest,
+    read_checked_header,
     run,
     table_set,
 )
@@ -72,9 +72,9 @@ class Codec:
     """
 
     def __init__(self, model: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
+        self.device = choose_device(device)  # first: it costs nothing to find out that it is not there
         self.file = weights.load(weights.find(model))
         self.name, self.id = self.file.name, self.file.id
-        self.device = choose_device(device)
         self.threads = threads or available_cores()
         torch.set_num_threads(self.threads)
         config = NetConfig.from_json(self.file.config)
@@ -82,7 +82,7 @@ class Codec:
         self.entropy = IntegerEntropyModel(self.file.integers(), self.file.entropy)
         if (self.entropy.M, self.entropy.N) != (config.M, config.N if config.arch.has_hyperprior else 0):
             raise ModelError(f"model {self.name} is damaged: its networks do not fit together")
-        self.network = load_network(config, self.file).to(self.device, memory_format=torch.channels_last)
+        self.network = load_network(config, self.file).to(self.device).channels_last()
 
     @classmethod
     def for_stream(cls, data: bytes, device: str = "auto", threads: int | None = None) -> Codec:
@@ -147,8 +147,8 @@ class Codec:
     def decode(self, data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> DecodeResult:
         """.lic file -> image. Raises StreamError, and ModelError if the file needs another model."""
         start = time.perf_counter()
+        read_checked_header(data, max_pixels)
         box = container.unpack(data)
-        check_size(box.header, max_pixels)
         check_model(box.header, self.file)
         y_hat = decode_latents(box, self.file, self.entropy, self.threads)
         decoded = time.perf_counter()

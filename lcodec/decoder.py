@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.errors import LimitExceeded, ModelError
+from lcodec.errors import LimitExceeded, ModelError, UnsupportedVersion
 
+T = TypeVar("T")
 DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
 
 
@@ -41,7 +44,7 @@ def decode_latents(
     return y_hat
 
 
-def run(work, jobs: list, threads: int) -> None:  # type: ignore[no-untyped-def]
+def run(work: Callable[[T], None], jobs: Sequence[T], threads: int) -> None:
     """Do the jobs, on several threads where there are several jobs; the first error is raised."""
     if threads == 1 or len(jobs) == 1:
         for job in jobs:
@@ -66,6 +69,21 @@ def check_size(header: Header, max_pixels: int | None) -> None:
         )
 
 
+def check_supported(header: Header) -> None:
+    """Raise UnsupportedVersion for what the format has and this program does not make pictures of."""
+    for wanted, what in ((header.gray, "grayscale"), (header.deep, "16-bit")):
+        if wanted:
+            raise UnsupportedVersion(f"this version of lcodec does not decode {what} files", "try a newer lcodec")
+
+
+def read_checked_header(data: bytes, max_pixels: int | None) -> Header:
+    """The header of a file that may be decoded; nothing behind it is looked at. Raises StreamError."""
+    header = container.read_header(data)
+    check_supported(header)
+    check_size(header, max_pixels)
+    return header
+
+
 def check_model(header: Header, model: weights.ModelFile) -> None:
     if model.stream_id != header.model_id:
         raise ModelError(f"the file was made with model {header.model_id.hex()}, not {model.name} ({model.id[:16]})")
@@ -79,8 +97,8 @@ def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
 
 def digest(data: bytes, *, threads: int = 1, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> str:
     """`latents_digest` of a .lic file; its model is found by the id in the file. Raises StreamError, ModelError."""
+    read_checked_header(data, max_pixels)
     box = container.unpack(data)
-    check_size(box.header, max_pixels)
     model, entropy = _integer_model(weights.find(box.header.model_id.hex()))
     check_model(box.header, model)
     return latents_digest(decode_latents(box, model, entropy, threads))

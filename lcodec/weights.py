@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from lcodec.entropy.tables import unpack_cdfs
-from lcodec.errors import ModelError
+from lcodec.errors import ModelError, OutputError
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -33,6 +34,9 @@ DEFAULT_MODEL = "mbt2018-mean"
 ID_BYTES = 8  # of the content hash, in a stream
 MAX_HEADER_BYTES = 1 << 20
 ENVIRONMENT = "LCODEC_MODELS"
+# What torch.save writes begins so: a zip archive, before torch 1.6 a pickle. Read as the length with which a model file
+# begins, both are beyond MAX_HEADER_BYTES.
+CHECKPOINT_MAGICS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 
 
 @dataclass(frozen=True)
@@ -96,20 +100,25 @@ class ModelInfo:
     summary: str
 
 
-def save(model: ModelFile, path: Path) -> None:
-    """Write a model file, under a temporary name first."""
-    from safetensors.numpy import save as pack
+def pack(model: ModelFile) -> bytes:
+    """The bytes of a model file."""
+    from safetensors.numpy import save as pack_tensors
 
     # A single entry: safetensors writes several in any order, and the same model should be the same file.
     metadata = {"model": json.loads(model.description), "id": model.id, "card": model.card}
     packed = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-    data = pack({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, {"lcodec": packed})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return pack_tensors({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, {"lcodec": packed})
+
+
+def save(model: ModelFile, path: Path) -> None:
+    """Write a model file, under a temporary name first. Raises OutputError."""
+    data = pack(model)
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as e:
-        raise ModelError(f"cannot write model {path}: {e.strerror or e}") from e
+        raise OutputError(f"cannot write model {path}: {(e.strerror or str(e)).lower()}") from e
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -164,14 +173,14 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
         with open(path, "rb") as f:
             size = int.from_bytes(f.read(8), "little")
             if not 2 <= size <= MAX_HEADER_BYTES:
-                raise ModelError(f"{path} is not a model file of lcodec")
+                raise _not_a_model(path)
             metadata = json.loads(f.read(size)).get("__metadata__", {})
     except FileNotFoundError as e:
         raise ModelError(f"no model file {path}") from e
     except OSError as e:
         raise ModelError(f"cannot read model {path}: {e.strerror or e}") from e
     except (ValueError, AttributeError, RecursionError) as e:
-        raise ModelError(f"{path} is not a model file of lcodec") from e
+        raise _not_a_model(path) from e
     try:
         parsed = json.loads(metadata["lcodec"])
         description, card, stored_id = parsed["model"], parsed["card"], str(parsed["id"])
@@ -182,10 +191,28 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
         if not isinstance(card, dict) or len(stored_id) != 64:
             raise TypeError("card or id")
     except (KeyError, TypeError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path} is not a model file of lcodec") from e
+        raise _not_a_model(path) from e
     if not known:
         raise ModelError(f"{path} has model format {description['format']!r}, known is {FORMAT}", "try a newer lcodec")
     return description, stored_id, card
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file begins like what torch.save writes, so that it would have to be finalized first."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(4) in CHECKPOINT_MAGICS
+    except OSError:
+        return False
+
+
+def _not_a_model(path: Path) -> ModelError:
+    if is_checkpoint(path):
+        return ModelError(f"{path} is a checkpoint, not a model file", "lcodec finalize makes a model of it")
+    return ModelError(
+        f"{path} is not a model file of lcodec",
+        f"it takes a {SUFFIX} file of lcodec finalize, a checkpoint of lcodec train or one of CompressAI",
+    )
 
 
 # ---- where models are
@@ -220,31 +247,38 @@ def _files() -> list[Path]:
 def list_models() -> list[ModelInfo]:
     """Every readable model of the search path, the first of each name."""
     found: dict[str, ModelInfo] = {}
-    for path in _files():
-        try:
-            model = info(path)
-        except ModelError:
-            continue
+    for model in _readable_models():
         found.setdefault(model.name, model)
     return list(found.values())
+
+
+def _readable_models() -> Iterator[ModelInfo]:
+    for path in _files():
+        try:
+            yield info(path)
+        except ModelError:
+            continue
 
 
 def find(wanted: str | os.PathLike[str]) -> Path:
     """The file of a model, given its path, its name, or the hex of its id (16 digits or more, as in streams)."""
     text = os.fspath(wanted)
     if os.sep in text or text.endswith(SUFFIX):
-        if Path(text).is_file():
+        if os.path.isfile(text):
             return Path(text)
         raise ModelError(f"no model file {text}")
-    models = list_models()
+    # All of them: an id must be found even where another model of the same name comes first.
+    models = list(_readable_models())
+    is_id = len(text) >= 2 * ID_BYTES and set(text.lower()) <= set("0123456789abcdef")
     for model in models:
-        if model.name == text or (len(text) >= 2 * ID_BYTES and model.id.startswith(text.lower())):
+        if model.name == text or (is_id and model.id.startswith(text.lower())):
             return model.path
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return Path(text)
     places = ", ".join(str(p) for p in search_path())
+    names = dict.fromkeys(model.name for model in models)
     raise ModelError(
-        f"no model {text}",
-        f"looked in {places}; known: {', '.join(m.name for m in models) or 'none'}; "
+        f"no model with id {text}" if is_id else f"no model {text}",
+        f"looked in {places}; known: {', '.join(names) or 'none'}; "
         f"${ENVIRONMENT} adds folders, see lcodec models",
     )

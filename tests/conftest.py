@@ -73,3 +73,18 @@ def models(tmp_path_factory, photo) -> dict[str, Path]:
 def model_file(models) -> Path:
     """One of them, mean-scale hyperprior."""
     return models["mbt2018-mean"]
+
+
+@pytest.fixture(scope="session")
+def training_checkpoint(tmp_path_factory, photo) -> Path:
+    """What three steps of the trainer leave behind."""
+    from lcodec.train.data import Photographs
+    from lcodec.train.loop import Options, Trainer
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "data").mkdir()
+    PIL.Image.fromarray(photo[:128, :192]).save(folder / "data" / "a.png")
+    options = Options("mbt2018-mean", N=8, M=8, qualities=(1.0, 8.0), steps=3, batch=1, crop=64, amp=False)
+    trainer = Trainer(options, Photographs(folder / "data"), None, folder / "out")
+    trainer.run()
+    return trainer.path

@@ -26,6 +26,8 @@ from lcodec.nets import ARCHITECTURES  # noqa: E402
 from tests.conftest import PHOTO, random_network  # noqa: E402
 
 VECTORS = Path(__file__).parent / "vectors"
+FORMAT_MD = Path(container.__file__).with_name("FORMAT.md")
+EXAMPLE = "<!-- example: whole file -->"
 
 
 def main() -> None:
@@ -45,7 +47,19 @@ def main() -> None:
             file.write_bytes(result.data)
             expected[file.name] = {"digest": result.y_hat_digest, "size": [200, 150]}
     (VECTORS / "good" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    write_example(photo)
     write_bad((VECTORS / "good" / "mbt2018-mean-q6.5.lic").read_bytes())
+
+
+def write_example(photo: np.ndarray) -> None:
+    """The worked example of FORMAT.md, section 12.2: a small file in hexadecimal, and the digest of its latents."""
+    codec = Codec(VECTORS / "models" / f"vector-mbt2018-mean{weights.SUFFIX}", "cpu", 1)
+    result = codec.encode(photo[:12, :20], 1.0)
+    text = FORMAT_MD.read_text(encoding="utf-8")
+    begin, end = text.index(EXAMPLE) + len(EXAMPLE), text.index("<!-- end -->")
+    rows = [result.data[i : i + 16].hex(" ") for i in range(0, len(result.data), 16)]
+    block = "\n```\n" + "\n".join(rows) + "\n```\n\nSHA-256 of the latents: `" + result.y_hat_digest + "`\n"
+    FORMAT_MD.write_text(text[:begin] + block + text[end:], encoding="utf-8")
 
 
 def write_bad(good: bytes) -> None:

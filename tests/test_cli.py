@@ -99,6 +99,7 @@ def fake(monkeypatch, tmp_path):
             list_models=lambda: [FakeModel()],
             search_path=lambda: [Path("/somewhere")],
             find=lambda name: Path("/somewhere/fake.safetensors"),
+            is_checkpoint=lambda path: False,
         ),
         "decoder": types.SimpleNamespace(digest=lambda data: f"{zlib.crc32(data):08x}"),
     }
@@ -527,6 +528,8 @@ def test_signal_while_writing_leaves_nothing(tmp_path, number, code):
         "result = types.SimpleNamespace(data=b'x', seconds={}, y_hat_digest='')\n"
         "codec = types.SimpleNamespace(qualities=(1.0, 8.0), encode=lambda pixels, quality: result)\n"
         "sys.modules['lcodec.codec'] = types.SimpleNamespace(Codec=lambda *a, **k: codec)\n"
+        "import lcodec.weights\n"
+        "lcodec.weights.find = lambda name: name\n"
     )
     picture(tmp_path / "a.png")
     process = start("encode", "--model", "x", "a.png", code=slow, cwd=tmp_path, stdout=subprocess.PIPE)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lcodec import container, decoder, weights
 from lcodec.entropy.intmodel import IntegerEntropyModel
 
 M, N = 2, 3
@@ -242,3 +246,19 @@ def test_a_decoder_written_from_the_specification_gets_the_same_latents(kind, up
         data, y_hat = model.encode_slice(y, None if kind == "factorized" else z, table_set)
         got = decode(data, h, w, table_set, tensors, entropy)
         assert [got[y, x] for y in range(h) for x in range(w)] == y_hat.reshape(h * w, M).tolist()
+
+
+def test_both_decoders_get_the_latents_of_the_worked_example(monkeypatch):
+    text = Path(container.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- example: whole file -->\n```\n(.*?)```\n\nSHA-256 of the latents: `(\w+)`", text, re.S)
+    assert block is not None
+    data = bytes.fromhex(block[1].replace("\n", " "))
+    models = Path(__file__).parent / "vectors" / "models"
+    monkeypatch.setenv(weights.ENVIRONMENT, str(models))
+    assert decoder.digest(data) == block[2]
+    model = weights.load(models / "vector-mbt2018-mean.safetensors")
+    box = container.unpack(data)
+    assert (box.header.width, box.header.height, box.header.quality) == (20, 12, 1.0)
+    y_hat = decode(bytes(box.slices[0]), 4, 4, 0, model.integers(), model.entropy)
+    values = [v for y in range(4) for x in range(4) for v in y_hat[y, x]]
+    assert hashlib.sha256(struct.pack(f"<{len(values)}i", *values)).hexdigest() == block[2]

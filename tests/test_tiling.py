@@ -9,7 +9,7 @@ import torch
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, tiling
 
 
-@pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn"])
+@pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn", "lc-s"])
 def test_tiles_equal_one_pass(name, monkeypatch):
     torch.manual_seed(0)
     network = Network(NetConfig(name, 8, 8)).eval()
@@ -28,7 +28,7 @@ def test_tiles_equal_one_pass(name, monkeypatch):
     assert np.abs(x_hat.astype(int) - x_hat_tiled.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn"])
+@pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn", "lc-s"])
 def test_halo_covers_the_receptive_field(name):
     torch.manual_seed(0)
     network = Network(NetConfig(name, 4, 4)).eval()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec.cli import files, options
+from lcodec.cli.load import load_codec
 from lcodec.cli.report import print_json, print_result
 from lcodec.errors import UsageError
 
@@ -67,7 +68,7 @@ def command(
     to_stdout = any(job.target is None for job in jobs)
     if to_stdout and as_json:
         raise UsageError("--json and the image cannot both go to stdout")
-    codecs = _Codecs(model, device, threads)
+    codecs = _Codecs(model, device, threads, quiet)
     limit: dict[str, Any] = {} if limit_pixels is None else {"max_pixels": limit_pixels}
 
     def work(job: files.Job) -> None:
@@ -109,8 +110,8 @@ def check_suffix(suffix: str) -> str:
 class _Codecs:
     """Loads each model once, when the first file needs it."""
 
-    def __init__(self, model: str | None, device: str, threads: int | None) -> None:
-        self._model, self._device, self._threads = model, device, threads
+    def __init__(self, model: str | None, device: str, threads: int | None, quiet: bool) -> None:
+        self._model, self._device, self._threads, self._quiet = model, device, threads, quiet
         self._loaded: dict[bytes, Codec] = {}
 
     def find(self, data: bytes) -> Codec:
@@ -123,7 +124,7 @@ class _Codecs:
             from lcodec.codec import Codec
 
             self._loaded[model_id] = (
-                Codec(self._model, device=self._device, threads=self._threads)
+                load_codec(self._model, self._device, self._threads, quiet=self._quiet)
                 if self._model
                 else Codec.for_stream(data, device=self._device, threads=self._threads)
             )

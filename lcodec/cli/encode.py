@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lcodec import DEFAULT_QUALITY
 from lcodec.cli import files, options
+from lcodec.cli.load import load_codec
 from lcodec.cli.report import print_json, print_result, warn
 from lcodec.errors import LcodecError, UsageError
 
@@ -20,13 +22,12 @@ if TYPE_CHECKING:
     from lcodec.image import Image
 
 SUFFIX = ".lic"
-DEFAULT_QUALITY = 4.0
 
 
 @click.command("encode", short_help="Encode images as .lic files.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="FILE|DIR", help="Where to [default: beside the input]; - is stdout.")
-@click.option("--model", metavar="NAME|FILE", help="See `lcodec models` [default: the shipped one].")
+@click.option("--model", metavar="NAME|FILE", help="See `lcodec models`; a checkpoint, too [default: the shipped one].")
 @click.option(
     "-q",
     "--quality",
@@ -70,9 +71,8 @@ def command(
     @lru_cache(maxsize=1)
     def load() -> tuple[Codec, float]:
         from lcodec import weights
-        from lcodec.codec import Codec
 
-        codec = Codec(model or weights.DEFAULT_MODEL, device=device, threads=threads)
+        codec = load_codec(model or weights.DEFAULT_MODEL, device, threads, quiet=quiet)
         return codec, choose_quality(codec, quality)
 
     def work(job: files.Job) -> None:

@@ -66,7 +66,7 @@ def find_sources(inputs: Sequence[str], suffixes: Collection[str], what: str) ->
                 raise UsageError("stdin is a terminal", hint=f"pipe {what} in or name a file")
             return [Source(None, Path("stdin"))]
         path = Path(text)
-        if path.is_dir():
+        if os.path.isdir(path):
             found = _search(path, suffixes)
             if not found:
                 endings = " ".join(sorted(suffixes))
@@ -94,16 +94,16 @@ def plan(sources: Sequence[Source], inputs: Sequence[str], output: str | None, s
     Raises UsageError when two inputs would get the same output, when several would go to stdout, or one to a
     terminal; OutputError when `output` is a file but has to be a folder.
     """
-    many = len(sources) > 1 or any(Path(text).is_dir() for text in inputs if text != STREAM)
+    many = len(sources) > 1 or any(os.path.isdir(text) for text in inputs if text != STREAM)
     if output is None:
         jobs = [Job(s, None if s.path is None else s.path.with_suffix(suffix)) for s in sources]
     elif output == STREAM:
         if len(sources) > 1:
             raise UsageError("several outputs cannot all go to stdout", hint="-o FOLDER/ takes them")
         jobs = [Job(sources[0], None)]
-    elif many or output.endswith(("/", os.sep)) or Path(output).is_dir():
+    elif many or output.endswith(("/", os.sep)) or os.path.isdir(output):
         folder = Path(output)
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise OutputError(f"{output} is a file, and several outputs need a folder")
         jobs = [Job(s, folder / s.relative.with_suffix(suffix), make_folder=True) for s in sources]
     else:
@@ -132,9 +132,9 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
 def refuse_target(job: Job, sources: Sequence[Source], force: bool) -> None:
     """Raise OutputError when the target is an input, or exists without `force`; cheap, so asked first."""
     target = job.target
-    if target is None or not target.exists():
+    if target is None or not os.path.exists(target):  # unlike Path.exists false for a name that is too long, say
         return
-    if any(s.path is not None and s.path.exists() and s.path.samefile(target) for s in sources):
+    if any(s.path is not None and os.path.exists(s.path) and s.path.samefile(target) for s in sources):
         raise OutputError(f"{target} is an input", hint="choose another name with -o")
     if target.is_dir():
         raise OutputError(f"{target} is a folder")
@@ -144,7 +144,7 @@ def refuse_target(job: Job, sources: Sequence[Source], force: bool) -> None:
 
 def is_special(path: Path) -> bool:
     """Whether it is a device or a pipe, whose name says nothing about a format."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def write(job: Job, data: bytes, force: bool) -> None:

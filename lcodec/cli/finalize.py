@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -15,6 +16,9 @@ from lcodec.errors import OutputError, UsageError
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file to write.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of photographs [default: built in].")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Folder of images to compare rates on [default: the same]."
+)
 @click.option("--fp16", is_flag=True, help="Keep the float weights in half precision.")
 @click.option("--summary", default="", help="A line about the model, for `lcodec models`.")
 @options.force
@@ -24,6 +28,7 @@ def command(
     checkpoint: Path,
     output: Path,
     calibration: Path | None,
+    report: Path | None,
     fp16: bool,
     summary: str,
     force: bool,
@@ -39,16 +44,24 @@ def command(
 
     if output.suffix != weights.SUFFIX:
         raise UsageError(f"model files end in {weights.SUFFIX}, not {output.name!r}")
-    if output.exists() and not force:
+    if os.path.exists(output) and os.path.exists(checkpoint) and output.samefile(checkpoint):
+        raise OutputError(f"{output} is an input", "choose another name with -o")
+    if os.path.exists(output) and not force:
         raise OutputError(f"{output} exists", "--force overwrites it")
+    if not os.path.isdir(output.parent):
+        raise OutputError(f"cannot write {output}: no folder {output.parent}")
 
     from lcodec.finalize import calibration_images, finalize
 
     done = finalize(
-        checkpoint, calibration_images(calibration), fp16=fp16, card={"summary": summary} if summary else None
+        checkpoint,
+        calibration_images(calibration),
+        fp16=fp16,
+        card={"summary": summary} if summary else None,
+        report_images=calibration_images(report) if report else None,
     )
     weights.save(done.model, output)
-    report = {
+    outcome = {
         "output": str(output),
         "id": done.model.id,
         "bytes": output.stat().st_size,
@@ -67,7 +80,7 @@ def command(
         ],
     }
     if as_json:
-        print_json(report)
+        print_json(outcome)
         return
     click.echo(f"{output}: id {done.model.id[:16]}, {output.stat().st_size / 1e6:.2f} MB")
     for name, layer in done.layers.items():

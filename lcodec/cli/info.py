@@ -16,15 +16,17 @@ from lcodec.errors import StreamError
 @click.command("info", short_help="Show what .lic files hold.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--digest", is_flag=True, help="Decode the latents and show their digest.")
+@click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Digest no larger images.")
 @options.as_json
 @options.debug
-def command(inputs: tuple[str, ...], digest: bool, as_json: bool) -> None:
+def command(inputs: tuple[str, ...], digest: bool, limit_pixels: int | None, as_json: bool) -> None:
     """Show size, model, quality and sections of .lic files, and whether all checksums hold."""
     from lcodec import weights
 
     models = {model.id: model.name for model in weights.list_models()}
     sources = files.find_sources(inputs, {".lic"}, ".lic files")
     jobs = [files.Job(source, None) for source in sources]
+    limit: dict[str, Any] = {} if limit_pixels is None else {"max_pixels": limit_pixels}
 
     def work(job: files.Job) -> None:
         data = job.source.read()
@@ -33,7 +35,7 @@ def command(inputs: tuple[str, ...], digest: bool, as_json: bool) -> None:
         if digest and fault is None:
             from lcodec import decoder
 
-            record["digest"] = decoder.digest(data)
+            record["digest"] = decoder.digest(data, **limit)
         if fault is None and as_json:
             print_json(record)
         if not as_json:

@@ -42,6 +42,10 @@ def warn(message: str) -> None:
     _to_stderr(f"lcodec: warning: {message}")
 
 
+def note(message: str) -> None:
+    _to_stderr(f"lcodec: note: {_one_line(message)}")
+
+
 def _to_stderr(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 

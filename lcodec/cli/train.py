@@ -75,11 +75,12 @@ def command(
     except ValueError:
         raise UsageError(f"qualities {qualities!r} are not numbers with commas between them") from None
     for name, folder in (("--data", data), ("--valid", valid)):
-        if folder is not None and not folder.is_dir():
+        if folder is not None and not os.path.isdir(folder):
             raise UsageError(f"{name} {folder} is not a folder")
 
     import torch
 
+    from lcodec.codec import choose_device
     from lcodec.nets import ARCHITECTURES
     from lcodec.train.data import Photographs
     from lcodec.train.loop import Options, Trainer
@@ -88,6 +89,7 @@ def command(
         raise UsageError(
             f"unknown architecture {settings['architecture']!r}", "known: " + ", ".join(ARCHITECTURES)
         )
+    settings["device"] = str(choose_device(settings["device"]))
     if threads:
         torch.set_num_threads(threads)
     widths = settings["N"] * (2 if ARCHITECTURES[settings["architecture"]].transform == "gdn" else 1)
@@ -106,6 +108,10 @@ def command(
     with progress:
         trainer.run(save_minutes=save_minutes, valid_minutes=valid_minutes)
     state = "stopped" if trainer.stopped else "finished"
+    if as_json:
+        seconds = round(trainer.seconds, 3)
+        print_json({"state": state, "step": trainer.step, "seconds": seconds, "checkpoint": str(trainer.path)})
+        return
     click.echo(f"{state} after {trainer.step} steps, {trainer.seconds / 3600:.2f} h: {trainer.path}")
 
 

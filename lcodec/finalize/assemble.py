@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,20 @@ class Finalized:
 
 
 def finalize(
-    checkpoint: Path, images: Sequence[np.ndarray], *, fp16: bool = False, card: Mapping[str, Any] | None = None
+    checkpoint: Path,
+    images: Sequence[np.ndarray],
+    *,
+    fp16: bool = False,
+    card: Mapping[str, Any] | None = None,
+    report_images: Sequence[np.ndarray] | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> Finalized:
     """Turn a training checkpoint of lcodec, or one of CompressAI, into a model file.
 
     images: photographs, uint8 (H, W, 3), on which activation ranges are measured. fp16: keep float weights in half
-    precision. The same checkpoint and images give the same id. Raises ModelError if the checkpoint is neither, or has
-    an entropy model that cannot be made of safe integers.
+    precision. report_images: what the rates are measured on, `images` if None; they change nothing in the model.
+    begin: called when the checkpoint has turned out to be one. The same checkpoint and images give the same id. Raises
+    ModelError if the checkpoint is neither, or has an entropy model that cannot be made of safe integers.
     """
     state = load(checkpoint)
     origin: dict[str, Any] = {"checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
@@ -58,12 +65,13 @@ def finalize(
         origin |= {k: state[k] for k in ("options", "step", "seconds", "images") if k in state}
     else:
         network, tables_state = compressai.from_state(state)
+    begin()
     done = finalize_network(network, tables_state, images, fp16=fp16, card={**origin, **(card or {})})
     quality_range = network.config.qualities
     step = max(1, (len(quality_range) - 1) // (REPORT_QUALITIES - 1))
     entropy = IntegerEntropyModel(done.model.integers(), done.model.entropy)
     table_qualities = done.model.entropy["table_qualities"]
-    done.rates = measure(network, entropy, table_qualities, images, quality_range[::step])
+    done.rates = measure(network, entropy, table_qualities, report_images or images, quality_range[::step])
     return done
 
 
@@ -99,7 +107,7 @@ def finalize_network(
     add_tables(tensors, f"tables.{prior}", stacked)
     if config.arch.has_hyperprior:
         add_tables(tensors, "tables.gaussian", freeze.gaussian())
-        # Between two tables the nearer one in the logarithm: CompressAI takes the wider one, which costs up to 1 % of bits.
+        # Between two tables the nearer one in the logarithm: CompressAI takes the wider one, which costs up to 1 %.
         table = scale_table().astype(np.float64)
         thresholds = np.floor(np.sqrt(table[:-1] * table[1:]) * 2**SCALE_BITS)
         tensors["scale_thresholds"] = thresholds.astype(np.int32)
@@ -159,14 +167,12 @@ def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[s
     chain("h_s", h_s, 2.0**-fz, shared, False)
     masked = network.context_prediction
     weight = (masked.weight * masked.mask).detach().double().cpu().numpy()
-    assert masked.bias is not None
+    if masked.bias is None:
+        raise ModelError("no integer form of a context prediction without bias")
     context = FloatLayer("context", weight, masked.bias.detach().double().cpu().numpy(), 1.0)
     chain("context", [context], 2.0**-fy, shared, False)
     chain("entropy_parameters", float_layers(network.entropy_parameters), shared, outputs, True)
     return layers
-
-
-# ---- calibration images and checkpoints used directly
 
 
 def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
@@ -177,18 +183,3 @@ def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
         raise InputError(f"no calibration images in {folder}")
     step = max(1, len(paths) // MAX_CALIBRATION_IMAGES)
     return [read_image(p).pixels for p in paths[::step][:MAX_CALIBRATION_IMAGES]]
-
-
-def finalize_cached(checkpoint: Path) -> tuple[Path, bool]:
-    """The model file of a checkpoint, made on first use and kept in the cache folder; True if it was made now."""
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    stem = checkpoint.name.split(".")[0] or "model"
-    path = weights.cache_folder() / f"{stem}-{digest[:8]}{weights.SUFFIX}"
-    if path.exists():
-        return path, False
-    done = finalize(checkpoint, calibration_images())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(done.model, path)
-    return path, True
-
-

@@ -25,7 +25,7 @@ DOWNSAMPLING_Z = 64  # image pixels per hyper-latent, each way
 class Architecture:
     """One row of the architecture table.
 
-    transform: "gdn" (Ballé 2017), "residual" or "attention" (Cheng 2020).
+    transform: "gdn" (Ballé 2017), "residual" or "attention" (Cheng 2020), "shuffle" (ours, see `transforms`).
     entropy: "factorized" (Ballé 2017), "hyperprior" (scales only, Ballé 2018), "mean-scale" or "context" (Minnen 2018).
     """
 
@@ -48,6 +48,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Architecture("mbt2018", "gdn", "context", "Minnen et al. 2018, arXiv 1809.02736"),
         Architecture("cheng2020-anchor", "residual", "context", "Cheng et al. 2020, arXiv 2001.01568"),
         Architecture("cheng2020-attn", "attention", "context", "Cheng et al. 2020, arXiv 2001.01568"),
+        Architecture("lc-s", "shuffle", "mean-scale", "this project: small, decodes fast on a CPU"),
     )
 }
 
@@ -70,7 +71,7 @@ class NetConfig:
             raise ModelError(f"unknown architecture {self.architecture!r}", "known: " + ", ".join(ARCHITECTURES))
         if not (1 <= self.N <= 4096 and 1 <= self.M <= 4096):
             raise ModelError(f"widths N={self.N}, M={self.M} are out of range 1..4096")
-        if self.arch.transform != "gdn" and self.N != self.M:
+        if self.arch.transform in ("residual", "attention") and self.N != self.M:
             raise ModelError(f"{self.architecture} needs M == N, not N={self.N}, M={self.M}")
         q = self.qualities
         if not q or any(b <= a for a, b in zip(q, q[1:], strict=False)) or not all(0.0 <= v < 16.0 for v in q):

@@ -18,7 +18,7 @@ from .network import Network
 
 TILE_LATENTS = 64  # side of a tile: 1024 pixels
 # Reach of g_a and g_s in latents, rounded up; test_tiling measures that nothing beyond it matters.
-HALO_LATENTS = {"gdn": 3, "residual": 8, "attention": 16}
+HALO_LATENTS = {"gdn": 3, "residual": 8, "attention": 16, "shuffle": 4}
 
 Span = tuple[int, int, int, int]  # first and last + 1 with halo, first and last + 1 without
 

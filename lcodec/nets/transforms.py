@@ -1,4 +1,4 @@
-"""Analysis g_a and synthesis g_s of the three transform families.
+"""Analysis g_a and synthesis g_s of the transform families.
 
             gdn (Ballé 2017)          residual (Cheng 2020)            attention (Cheng 2020)
     image   (B, 3, H, W)
@@ -7,6 +7,8 @@
       |     conv5x5 /2, GDN           RB /2, RB                        RB /2, RB
       |     conv5x5 /2                conv3x3 /2                       conv3x3 /2, attention
       y     (B, M, H/16, W/16)
+
+    shuffle (ours): pixel unshuffle by 8, 1x1 to N, three `MixingBlock`s at 1/8, conv3x3 /2.
 
 Synthesis is the mirror image. Positions in the Sequential are CompressAI's, activations count.
 """
@@ -18,10 +20,12 @@ from torch import nn
 from .layers import (
     GDN,
     AttentionBlock,
+    MixingBlock,
     ResidualBlock,
     ResidualBlockUpsample,
     ResidualBlockWithStride,
     conv,
+    conv1x1,
     conv3x3,
     deconv,
     subpel_conv3x3,
@@ -51,6 +55,12 @@ def analysis(transform: str, N: int, M: int) -> nn.Sequential:
             ResidualBlockWithStride(N, N), ResidualBlock(N),
             conv3x3(N, N, stride=2), AttentionBlock(N),
         )  # fmt: skip
+    if transform == "shuffle":
+        return nn.Sequential(
+            nn.PixelUnshuffle(8), conv1x1(192, N),
+            MixingBlock(N), MixingBlock(N), MixingBlock(N),
+            conv3x3(N, M, stride=2),
+        )  # fmt: skip
     raise ValueError(f"unknown transform {transform!r}")
 
 
@@ -76,5 +86,11 @@ def synthesis(transform: str, N: int, M: int) -> nn.Sequential:
             ResidualBlock(N), ResidualBlockUpsample(N, N), AttentionBlock(N),
             ResidualBlock(N), ResidualBlockUpsample(N, N),
             ResidualBlock(N), subpel_conv3x3(N, 3, 2),
+        )  # fmt: skip
+    if transform == "shuffle":
+        return nn.Sequential(
+            deconv(M, N, 3),
+            MixingBlock(N), MixingBlock(N), MixingBlock(N),
+            conv1x1(N, 192), nn.PixelShuffle(8),
         )  # fmt: skip
     raise ValueError(f"unknown transform {transform!r}")

@@ -70,7 +70,8 @@ class Options:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Options:
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
+        return cls(**values)
 
 
 class Trainer:
@@ -105,7 +106,7 @@ class Trainer:
             if state["config"] != options.config.to_json():
                 raise UsageError(f"{self.path} holds another network than the one asked for")
             self.network.load_state_dict(state["network"])
-        self.network.to(options.device, memory_format=torch.channels_last)
+        self.network.to(options.device).channels_last()
         self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         trained = [p for n, p in self.network.named_parameters() if p.requires_grad and "quantiles" not in n]
         self.parameters = trained
@@ -118,7 +119,7 @@ class Trainer:
 
     def _start(self, init: Path | None) -> None:
         """Weights to begin with: the linear start where there is one, then what fits of another model."""
-        if self.options.config.arch.transform == "gdn":
+        if self.options.config.arch.transform in ("gdn", "shuffle"):
             sample = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
             linear_start(self.network, sample)
         if init is None:
@@ -203,7 +204,7 @@ class Trainer:
     def averaged(self) -> Network:
         network = Network(self.options.config)
         network.load_state_dict(self.ema)
-        return network.to(self.options.device, memory_format=torch.channels_last)
+        return network.to(self.options.device).channels_last()
 
     def log(self, row: dict[str, Any]) -> None:
         with open(self.out / "log.jsonl", "a") as f:
