@@ -2,8 +2,8 @@
 
 A small driver in C (tests/cross/decode_driver.c) decodes what the Python package has encoded. It is built
   - by `cc` with the address and undefined behaviour sanitizers, and run with each instruction set of this processor;
-  - by cross compilers, and run by qemu: for aarch64, which has kernels of its own, and for s390x, whose bytes are in the
-    other order.
+  - by cross compilers, and run by qemu: for aarch64, which has kernels of its own, and for s390x, which has its bytes
+    in the other order.
 What is not installed is skipped; `make test-cross` says what to install.
 """
 

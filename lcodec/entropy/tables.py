@@ -147,7 +147,7 @@ def _cumulative(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 
 def pack_cdfs(cdfs: NDArray[np.uint32], sizes: NDArray[np.int32]) -> NDArray[np.uint16]:
-    """Padded tables (..., L) one behind the other, each without its last value 65536, uint16: as model files keep them."""
+    """Padded tables (..., L) one behind the other, each without its last value 65536, uint16: as in model files."""
     rows = cdfs.reshape(-1, cdfs.shape[-1])
     return np.concatenate([row[: size - 1] for row, size in zip(rows, sizes.ravel(), strict=True)]).astype(np.uint16)
 
