@@ -1,4 +1,7 @@
-"""Checkpoints: one file, written under a temporary name and renamed, read without unpickling code."""
+"""Checkpoints: one file, written under a temporary name and renamed, read without unpickling code.
+
+Also networks out of whatever holds one: a checkpoint of ours, one of CompressAI, or a finalized model.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
+from lcodec import weights
 from lcodec.errors import ModelError, OutputError
-from lcodec.nets import NetConfig, Network
+from lcodec.nets import NetConfig, Network, compressai
 
 FORMAT = "lcodec-checkpoint-1"
 KNOWN = "known are checkpoints of lcodec train and of CompressAI's bmshj2018, mbt2018 and cheng2020"
@@ -60,3 +66,42 @@ def network_of(state: dict[str, Any], averaged: bool = True) -> Network:
     except (KeyError, TypeError, AttributeError, RuntimeError) as e:  # the last one from load_state_dict
         raise ModelError("the checkpoint lacks tensors, or has others than its network") from e
     return network.eval()
+
+
+def open_network(path: Path) -> Network:
+    """The float network of a checkpoint or of a model file, in eval mode, to train further. ModelError."""
+    if path.suffix == weights.SUFFIX:
+        return network_of_model(weights.load(path))
+    state = load(path)
+    return network_of(state) if is_ours(state) else compressai.from_state(state)[0]
+
+
+def network_of_model(model: weights.ModelFile) -> Network:
+    """The network of a finalized model: the integer layers with the weights that their integers stand for."""
+    network = Network(NetConfig.from_json(model.config))
+    state = network.state_dict()
+    floats = model.floats()
+    try:
+        for key, value in floats.items():
+            if key in state:
+                state[key].copy_(torch.from_numpy(value))
+        with torch.no_grad():
+            for part in ("h_s", "context", "entropy_parameters"):
+                for i, layer in enumerate(_linear_layers(network, part)):
+                    scale = torch.from_numpy(floats[f"{part}.{i}.weight_scale"])
+                    weight = torch.from_numpy(model.tensors[f"int.{part}.{i}.weight"].astype(np.float32))
+                    shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+                    layer.weight.copy_(weight * scale[:, 0].reshape(shape))
+                    bias = torch.from_numpy(model.tensors[f"int.{part}.{i}.bias"].astype(np.float32))
+                    if layer.bias is not None:
+                        layer.bias.copy_(bias * scale[:, 1])
+    except (KeyError, RuntimeError, IndexError) as e:
+        raise ModelError(f"model {model.name} cannot be trained further: it lacks what that needs ({e})") from e
+    return network.eval()
+
+
+def _linear_layers(network: Network, part: str) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    """The layers of a part in the order in which finalize numbers them."""
+    root = getattr(network, "context_prediction" if part == "context" else part, None)
+    modules = root.modules() if isinstance(root, nn.Module) else []
+    return [m for m in modules if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]

@@ -43,7 +43,7 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps.")
 @options.threads
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint whose fitting layers to begin with.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint or model to begin with, as far as it fits.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints.")
 @click.option("--valid-minutes", type=float, default=20.0, show_default=True, help="Time between validations.")

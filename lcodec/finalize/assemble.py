@@ -97,6 +97,8 @@ def finalize_network(
         part, index = name.rsplit(".", 1)
         for key, value in layer.tensors.items():
             tensors[f"int.{part}.{index}.{key}"] = value
+        # Not needed for coding: with it the layer can be trained further, see lcodec.checkpoint.
+        tensors[f"{part}.{index}.weight_scale"] = layer.weight_scale
         described.setdefault(part, []).append(
             {"kind": layer.kind, "lo": layer.lo, "hi": layer.hi, "bound": layer.bound}
         )
@@ -124,7 +126,7 @@ def finalize_network(
     for key, value in network.state_dict().items():
         if key.startswith(("g_a.", "g_s.", "h_a.")):
             tensors[key] = value.cpu().numpy().astype(dtype)
-        elif key in ("log_gain", "log_inverse_gain"):
+        elif key.startswith(("log_gain", "log_inverse_gain", "prior_log_scale", "entropy_bottleneck.")):
             tensors[key] = value.cpu().numpy().astype(np.float32)
     for key, array in tensors.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

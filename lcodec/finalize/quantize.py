@@ -46,13 +46,17 @@ class FloatLayer:
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """tensors: weight int8, bias, mult_pos, mult_neg, shift int32; lo, hi: clamp of the output."""
+    """tensors: weight int8, bias, mult_pos, mult_neg, shift int32; lo, hi: clamp of the output.
+
+    weight_scale: float32 (out, 2), what one unit of a weight, and of the bias, of each output channel stands for.
+    """
 
     kind: str
     tensors: dict[str, np.ndarray]
     lo: int
     hi: int
     bound: int  # worst |sum| over the output channels, for any input
+    weight_scale: np.ndarray
     weight_error: float  # root mean square error of the weights, relative
 
 
@@ -122,5 +126,6 @@ def quantize_layer(
         -limit,
         limit,
         int(bound.max()),
+        np.stack((s_w, s_w * s_in), 1).astype(np.float32),
         float(error),
     )

@@ -16,7 +16,7 @@ import torch
 
 from lcodec import checkpoint
 from lcodec.errors import LcodecError, ModelError, UsageError
-from lcodec.nets import NetConfig, Network, compressai
+from lcodec.nets import NetConfig, Network
 
 from .data import Photographs
 from .initialize import linear_start, transfer
@@ -124,9 +124,7 @@ class Trainer:
             linear_start(self.network, sample)
         if init is None:
             return
-        other = checkpoint.load(init)
-        source = checkpoint.network_of(other) if checkpoint.is_ours(other) else compressai.from_state(other)[0]
-        if not transfer(self.network, source.state_dict()):
+        if not transfer(self.network, checkpoint.open_network(init).state_dict()):
             raise ModelError(f"{init} has no layer that fits {self.options.architecture}")
 
     # ---- one step
