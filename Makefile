@@ -6,6 +6,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -qq
 LCODEC := $(VENV)/bin/lcodec
 TESTS  ?= tests
+FOLDER ?= kodak
 IMAGE  ?= tests/images/colosseum.webp
 
 # The editable install is made again when requirements or compiled sources change.
@@ -14,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/entropy/*.pyx) $(wildcard lcodec
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross lint demo bench-entropy bench-wavefront fuzz vectors wheel sdist clean
+.PHONY: help venv test test-cross lint demo bench-entropy bench-wavefront bench-rd fuzz vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +26,7 @@ $(PY):
 # Without build isolation, so that the compiler runs against what is in .venv and needs no network the second time.
 $(BUILT): pyproject.toml setup.cfg .constraints.txt $(SOURCES) | $(PY)
 	$(PIP) install "setuptools>=80" "cython>=3.1"
-	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,dev]"
+	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,bench,dev]"
 	@touch $@
 
 venv: $(BUILT) ## create .venv with lcodec (editable) and all tools
@@ -59,6 +60,9 @@ bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one cor
 
 bench-wavefront: $(BUILT) ## speed of the integer context model alone
 	$(PY) -m lcodec.bench.wavefront
+
+bench-rd: $(BUILT) ## rate and distortion of the shipped models beside JPEG (FOLDER=kodak/)
+	$(PY) -m lcodec.bench.rd $(FOLDER) --csv models/results.csv
 
 fuzz: $(BUILT) ## damage streams at random and decode them (a minute)
 	$(PY) tests/fuzz/fuzz_decode.py

@@ -77,7 +77,7 @@ def curve(rows: list[Row]) -> list[tuple[float, float, float]]:
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--model", "models", multiple=True, help="Name or file; repeat for several [default: the shipped one].")
+@click.option("--model", "models", multiple=True, help="Name or file; repeat for several [default: all shipped ones].")
 @click.option("-q", "--qualities", default="1,2,3,4,5,6,7,8", show_default=True)
 @click.option("--threads", type=int, help="CPU threads [default: all].")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the rows here.")
@@ -93,7 +93,7 @@ def main(folder: Path, models: tuple[str, ...], qualities: str, threads: int | N
     rows = list(measure("jpeg-444", "", jpeg, images, JPEG_QUALITIES))
     anchor = curve(rows)
     print_curve("JPEG 4:4:4", anchor)
-    for name in models or (weights.DEFAULT_MODEL,):
+    for name in models or [m.name for m in weights.list_models()]:
         codec = Codec(name, "cpu", threads)
 
         def code(pixels: np.ndarray, quality: float, codec: Codec = codec) -> tuple[int, np.ndarray]:
