@@ -171,3 +171,15 @@ def test_options_that_do_not_fit_are_refused():
         Options()
     with pytest.raises(UsageError, match="multiple of 64"):
         Options(steps=1, crop=100)
+
+
+def test_frozen_parameters_stay_and_the_rest_learns(data, tmp_path):
+    trainer = Trainer(Options(steps=3, freeze=("g_*", "log_*"), **SMALL), data, None, tmp_path)
+    assert trainer.rate_only
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    trainer.run()
+    for name, value in trainer.network.state_dict().items():
+        frozen = name.startswith(("g_", "log_")) or name.endswith("quantiles")
+        assert torch.equal(value, before[name]) == frozen, name
+    with pytest.raises(UsageError, match="everything is frozen"):
+        Trainer(Options(steps=3, freeze=("*",), **SMALL), data, None, tmp_path / "b")

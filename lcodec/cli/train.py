@@ -44,6 +44,7 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps.")
 @options.threads
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint or model to begin with, as far as it fits.")
+@click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters to keep, e.g. 'g_*'; repeat for several.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints.")
 @click.option("--valid-minutes", type=float, default=20.0, show_default=True, help="Time between validations.")

@@ -132,16 +132,22 @@ class Network(nn.Module):
         "coder": as the coder does it, rounding y - means (the context family approximates the context by it).
         quality: a number or (B,), None for the first quality of the network.
         """
-        if quality is None:
-            quality = self.config.qualities[0]
-        q = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        q = self._each(quality, x)
+        y_hat, likelihoods_y, likelihoods_z = self.latents(x, q, mode)
+        return Output(self.synthesise(y_hat, q), likelihoods_y, likelihoods_z)
+
+    def latents(
+        self, x: Tensor, quality: Tensor | float | None = None, mode: str = "round"
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`forward` without synthesis: y_hat and the likelihoods of y and z, for training the entropy model alone."""
+        q = self._each(quality, x)
         y, z = self.analyse(x, q)
         y = y.float()
         prior, value_scale = self.entropy_bottleneck, self.prior_scale(q) if self.config.variable_rate else None
         medians = prior.medians[:, None, None]
         if z is None:
             y_hat, likelihoods_y = self._factorized(y, medians, value_scale, mode)
-            return Output(self.synthesise(y_hat, q), likelihoods_y, None)
+            return y_hat, likelihoods_y, None
         z_hat, likelihoods_z = self._factorized(z.float(), medians, value_scale, mode)
         params = self.h_s(z_hat)
         entropy = self.config.arch.entropy
@@ -166,7 +172,13 @@ class Network(nn.Module):
             likelihoods_y = gaussian_likelihood(y_hat - means, scales)
             if entropy == "context":
                 y_hat = torch.round(y)
-        return Output(self.synthesise(y_hat, q), likelihoods_y, likelihoods_z)
+        return y_hat, likelihoods_y, likelihoods_z
+
+    def _each(self, quality: Tensor | float | None, x: Tensor) -> Tensor:
+        """A quality for each image of the batch, (B,)."""
+        if quality is None:
+            quality = self.config.qualities[0]
+        return torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
 
     def _factorized(
         self, v: Tensor, medians: Tensor, value_scale: Tensor | None, mode: str
