@@ -24,12 +24,12 @@ from lcodec.decoder import (
     DEFAULT_MAX_PIXELS,
     check_model,
     decode_latents,
+    integer_model,
     latents_digest,
     read_checked_header,
     run,
     table_set,
 )
-from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import DeviceError, InputError, ModelError, UsageError
 from lcodec.header import quality_to_code
 from lcodec.image import crop, pad
@@ -68,10 +68,12 @@ class Codec:
     """A model, loaded and ready on a device.
 
     model: name, file or id (see `weights.find`). device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda",
-    "mps". threads: CPU threads, all cores if None. Raises ModelError, DeviceError.
+    "mps". threads: CPU threads, all cores if None. Raises ModelError, DeviceError, UsageError.
     """
 
     def __init__(self, model: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads cannot work")
         self.device = choose_device(device)  # first: it costs nothing to find out that it is not there
         self.file = weights.load(weights.find(model))
         self.name, self.id = self.file.name, self.file.id
@@ -79,7 +81,7 @@ class Codec:
         torch.set_num_threads(self.threads)
         config = NetConfig.from_json(self.file.config)
         self.qualities = config.qualities
-        self.entropy = IntegerEntropyModel(self.file.integers(), self.file.entropy)
+        self.entropy = integer_model(self.file)
         if (self.entropy.M, self.entropy.N) != (config.M, config.N if config.arch.has_hyperprior else 0):
             raise ModelError(f"model {self.name} is damaged: its networks do not fit together")
         self.network = load_network(config, self.file).to(self.device).channels_last()
@@ -102,8 +104,7 @@ class Codec:
             )
         height, width = pixels.shape[:2]
         header = Header(width, height, self.file.stream_id, quality_to_code(quality), slice_log2)
-        quality = header.quality  # what the decoder will know
-        y_fix, z_fix = self._analyse(pad(pixels), quality)
+        y_fix, z_fix = self._analyse(pad(pixels), self._known_quality(header))
         analysed = time.perf_counter()
         slices, y_hat = self._encode_latents(header, y_fix, z_fix)
         coded = time.perf_counter()
@@ -114,6 +115,10 @@ class Codec:
             "total": time.perf_counter() - start,
         }
         return EncodeResult(data, seconds, latents_digest(y_hat), lambda: self._synthesise(header, y_hat))
+
+    def _known_quality(self, header: Header) -> float:
+        """What the decoder knows of the quality; steps of 1/128 may leave the model's range by half a step."""
+        return min(max(header.quality, self.qualities[0]), self.qualities[-1])
 
     @torch.inference_mode()
     def _analyse(self, pixels: np.ndarray, quality: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -130,7 +135,7 @@ class Codec:
         blocks = list(header.slices())
         slices = [b""] * len(blocks)
         y_hat = np.empty_like(y_fix)
-        tables = table_set(list(self.file.entropy["table_qualities"]), header.quality)
+        tables = table_set(self.file.table_qualities, header.quality)
         inner = self.threads if len(blocks) == 1 else 1
 
         def work(i: int) -> None:
@@ -160,7 +165,7 @@ class Codec:
     @torch.inference_mode()
     def _synthesise(self, header: Header, y_hat: np.ndarray) -> np.ndarray:
         """y_hat int32 (H/16, W/16, M) in fixed point -> uint8 (H, W, 3), cropped."""
-        scale = self.network.inverse_gain(header.quality)[:, :, None, None] * 2.0**-self.entropy.fy
+        scale = self.network.inverse_gain(self._known_quality(header))[:, :, None, None] * 2.0**-self.entropy.fy
         pixels = tiled_synthesis(self.network, y_hat, scale, self.device)
         return np.ascontiguousarray(crop(pixels, header.height, header.width))
 
@@ -196,20 +201,20 @@ def choose_device(name: str) -> torch.device:
 
 def load_network(config: NetConfig, file: weights.ModelFile) -> Network:
     """The float parts of a model: transforms, hyper-analysis, gains. ModelError if tensors are missing or unfit."""
-    network = Network(config)
+    with torch.device("meta"):  # no memory: what a description asks for is not there before its tensors are
+        network = Network(config)
+    # Coding goes through the integer model: what would compute the same in floats is not kept.
+    for unused in ("h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "prior_log_scale"):
+        if hasattr(network, unused):
+            delattr(network, unused)
     own = network.state_dict()
-    needed = {k for k in own if k.startswith(("g_a.", "g_s.", "h_a.", "log_gain", "log_inverse_gain"))}
     floats = file.floats()
-    for key in needed:
+    for key in own:
         if key not in floats or tuple(floats[key].shape) != tuple(own[key].shape):
             raise ModelError(f"model {file.name} is damaged: tensor {key} is missing or has a wrong shape")
         if not np.isfinite(floats[key]).all():
             raise ModelError(f"model {file.name} is damaged: tensor {key} is not finite")
-        own[key].copy_(torch.from_numpy(floats[key]))
-    # Coding goes through the integer model: what would compute the same in floats is not kept.
-    for unused in ("h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck"):
-        if hasattr(network, unused):
-            delattr(network, unused)
+    network.load_state_dict({key: torch.from_numpy(floats[key]) for key in own}, assign=True)
     return network.eval().requires_grad_(False)
 
 

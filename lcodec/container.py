@@ -148,9 +148,6 @@ def _pack_metadata(data: bytes) -> bytes:
     return bytes([_METHOD_ZLIB]) + packed if len(packed) < len(data) else bytes([_METHOD_RAW]) + data
 
 
-# ---- reading the header ----
-
-
 # ---- reading the sections ----
 
 

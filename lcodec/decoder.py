@@ -14,13 +14,13 @@ import numpy as np
 from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.errors import LimitExceeded, ModelError, UnsupportedVersion
+from lcodec.errors import Corrupt, LimitExceeded, ModelError, UnsupportedVersion
 
 T = TypeVar("T")
 DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
 
 
-def table_set(qualities: list[float], quality: float) -> int:
+def table_set(qualities: Sequence[float], quality: float) -> int:
     """Index of the table set nearest to `quality`, the lower one on a tie."""
     return min(range(len(qualities)), key=lambda i: (abs(qualities[i] - quality), i))
 
@@ -30,7 +30,7 @@ def decode_latents(
 ) -> np.ndarray:
     """y_hat int32 (H/16, W/16, M), in the model's fixed point. Raises StreamError."""
     header = box.header
-    tables = table_set(list(model.entropy["table_qualities"]), header.quality)
+    tables = table_set(model.table_qualities, header.quality)
     y_hat = np.empty((header.latent_height, header.latent_width, entropy.M), np.int32)
     blocks = list(header.slices())
     # One slice: its parts share the threads. Several: a thread a slice, which needs no waiting between them.
@@ -85,14 +85,30 @@ def read_checked_header(data: bytes, max_pixels: int | None) -> Header:
 
 
 def check_model(header: Header, model: weights.ModelFile) -> None:
+    """Raise ModelError for a file of another model, Corrupt for a quality that the model does not have."""
     if model.stream_id != header.model_id:
         raise ModelError(f"the file was made with model {header.model_id.hex()}, not {model.name} ({model.id[:16]})")
+    # In steps of 1/128, as the encoder rounds: the model's own first and last quality may lie between two steps.
+    low, high = model.qualities[0], model.qualities[-1]
+    if not container.quality_to_code(low) <= header.quality_code <= container.quality_to_code(high):
+        raise Corrupt(f"model {model.name} has qualities {low:g} to {high:g}, not {header.quality:g}")
+
+
+def integer_model(model: weights.ModelFile) -> IntegerEntropyModel:
+    """The integer entropy model of a model file, one set of tables for each table quality. Raises ModelError."""
+    entropy = IntegerEntropyModel(model.integers(), model.entropy)
+    if entropy.n_table_sets != len(model.table_qualities):
+        raise ModelError(
+            f"model {model.name} is damaged: {entropy.n_table_sets} sets of tables for "
+            f"{len(model.table_qualities)} qualities"
+        )
+    return entropy
 
 
 @lru_cache(maxsize=4)
 def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
     model = weights.load(path, integers_only=True)
-    return model, IntegerEntropyModel(model.integers(), model.entropy)
+    return model, integer_model(model)
 
 
 def digest(data: bytes, *, threads: int = 1, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> str:

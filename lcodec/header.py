@@ -70,7 +70,7 @@ class Header:
     width: int  # pixels
     height: int  # pixels
     model_id: bytes  # 8 bytes
-    quality_code: int = 0  # units of 1/128; 0 where the model has a single quality
+    quality_code: int = 0  # units of 1/128
     slice_log2: int = 6
     gray: bool = False
     deep: bool = False

@@ -72,6 +72,16 @@ class ModelFile:
     def stream_id(self) -> bytes:
         return bytes.fromhex(self.id)[:ID_BYTES]
 
+    @property
+    def qualities(self) -> tuple[float, ...]:
+        """Those with a gain vector, ascending. Raises ModelError."""
+        return _qualities(self.config, "qualities")
+
+    @property
+    def table_qualities(self) -> tuple[float, ...]:
+        """Those with a set of factorized tables, ascending. Raises ModelError."""
+        return _qualities(self.entropy, "table_qualities")
+
     def floats(self) -> dict[str, np.ndarray]:
         """The float tensors as float32: weights of the transforms and the gains."""
         return {k: v.astype(np.float32) for k, v in self.tensors.items() if v.dtype.kind == "f"}
@@ -153,18 +163,26 @@ def info(path: Path) -> ModelInfo:
     description, stored_id, card = _metadata(path)
     config = description["config"]
     try:
-        qualities = tuple(float(q) for q in config["qualities"])
         return ModelInfo(
             path.name.removesuffix(SUFFIX),
             path,
             stored_id,
             str(config["architecture"]),
-            qualities,
+            _qualities(config, "qualities"),
             path.stat().st_size,
             str(card.get("summary", "")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, ModelError) as e:
         raise ModelError(f"model {path} has a damaged description") from e
+
+
+def _qualities(description: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values = description.get(key)
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and 0 <= v < 16 for v in values):
+        raise ModelError(f"the model's {key} are no list of numbers within 0..16")
+    if not values or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        raise ModelError(f"the model's {key} are not ascending")
+    return tuple(float(v) for v in values)
 
 
 def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:

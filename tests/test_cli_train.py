@@ -215,3 +215,25 @@ def test_finalize_without_calibration_images_is_an_input_error(work, training_ch
     Path("empty").mkdir()
     result = run("finalize", training_checkpoint, "--calibration", "empty", "-o", "m.safetensors")
     assert_refused(result, 3, "no calibration images in empty")
+
+
+def test_model_that_appears_during_finalize_is_not_overwritten(work, training_checkpoint, monkeypatch):
+    from lcodec import finalize
+
+    def meanwhile(*arguments, **options):
+        Path("mine.safetensors").write_bytes(b"somebody else's")
+        return made(*arguments, **options)
+
+    made = finalize.finalize
+    monkeypatch.setattr(finalize, "finalize", meanwhile)
+    result = run("finalize", training_checkpoint, "--calibration", "photos", "-o", "mine.safetensors")
+    assert_refused(result, 4, "mine.safetensors exists")
+    assert Path("mine.safetensors").read_bytes() == b"somebody else's"
+
+
+def test_large_calibration_images_are_cut_to_what_fits_into_memory(work, monkeypatch):
+    from lcodec.finalize import assemble, calibration_images
+
+    monkeypatch.setattr(assemble, "MAX_CALIBRATION_PX", 120)
+    assert [image.shape for image in calibration_images(Path("photos"))] == [(120, 120, 3), (100, 100, 3)]
+    assert all(image.base is None for image in calibration_images(Path("photos")))

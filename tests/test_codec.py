@@ -1,10 +1,11 @@
-"""The main path, for all six architectures: exact latents, honest sizes, any image."""
+"""The main path, for every architecture: exact latents, honest sizes, any image."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -14,7 +15,8 @@ import torch
 import lcodec
 from lcodec import container, decoder, weights
 from lcodec.codec import Codec
-from lcodec.errors import DeviceError, LimitExceeded, ModelError, UsageError
+from lcodec.errors import Corrupt, DeviceError, LimitExceeded, ModelError, UsageError
+from lcodec.finalize.assemble import finalize_network
 from lcodec.finalize.report import measure
 from lcodec.nets import ARCHITECTURES
 
@@ -109,9 +111,34 @@ def test_limit_device_and_model_are_checked(codec, models, photo):
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no CUDA device"):
             Codec(models["mbt2018"], "cuda")
+    with pytest.raises(UsageError, match="threads"):
+        Codec(models["mbt2018"], "cpu", 0)
     other = next(path for name, path in models.items() if name != codec.network.config.architecture)
     with pytest.raises(ModelError, match="was made with model"):
         Codec(other, "cpu", 1).decode(data)
+
+
+@pytest.mark.parametrize("quality", [0.5, 8.0 + 1 / 128])
+def test_file_of_a_quality_that_the_model_lacks_is_corrupt(models, photo, quality):
+    codec = Codec(models["mbt2018-mean"], "cpu", 1)
+    box = container.unpack(codec.encode(photo[:64, :64], 2.0).data)
+    data = container.pack(replace(box, header=replace(box.header, quality_code=container.quality_to_code(quality))))
+    for decode in (codec.decode, decoder.digest):
+        with pytest.raises(Corrupt, match="qualities 1 to 8"):
+            decode(data)
+
+
+def test_qualities_between_two_steps_of_the_header_are_coded(photo, tmp_path):
+    """The outer ones are rounded out of the model's range in the file, and the range is below a half step."""
+    low, high = 4.103, 4.31
+    assert container.quality_to_code(low) / 128 < low and container.quality_to_code(high) / 128 > high
+    path = tmp_path / f"narrow{weights.SUFFIX}"
+    network = random_network("mbt2018-mean", qualities=(low, high))
+    weights.save(finalize_network(network, {}, [photo[:128, :128]]).model, path)
+    codec = Codec(path, "cpu", 1)
+    for quality in (low, high):
+        result = codec.encode(photo[:64, :64], quality)
+        assert codec.decode(result.data).digest == result.y_hat_digest
 
 
 def test_unknown_model_is_named_with_where_it_was_looked_for(codec, photo, monkeypatch, tmp_path):

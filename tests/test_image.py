@@ -15,6 +15,7 @@ import pytest
 
 from lcodec.errors import InputError, OutputError, UsageError
 from lcodec.image import (
+    centre,
     crop,
     from_array,
     image_bytes,
@@ -400,6 +401,15 @@ def test_padding_repeats_the_border_and_cropping_undoes_it(pixels):
 def test_nothing_is_copied_when_nothing_is_missing():
     pixels = np.zeros((64, 64, 3), np.uint8)
     assert pad(pixels) is pixels
+
+
+@pytest.mark.parametrize("height, width, side", [(5, 7, 4), (5, 3, 4), (3, 2, 4), (9, 9, 1)])
+def test_centre_is_the_middle_and_never_larger_than_asked(height, width, side):
+    pixels = np.stack(np.mgrid[:height, :width], -1)
+    middle = centre(pixels, side)
+    assert middle.shape == (min(height, side), min(width, side), 2)
+    for first, last, size in zip(middle[0, 0], middle[-1, -1], (height, width), strict=True):
+        assert 0 <= size - 1 - last - first <= 1  # as much is missing in front as behind
 
 
 def test_cropping_beyond_the_image_is_refused():

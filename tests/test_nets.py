@@ -100,3 +100,8 @@ def test_context_sees_only_what_is_decoded_before():
     expected[1:3, 1:6] = True
     expected[3, 1:3] = True
     assert torch.equal(seen, expected)
+
+
+def test_checkpoint_with_keys_that_are_no_names_is_refused():
+    with pytest.raises(ModelError, match="not a checkpoint of a known network"):
+        compressai.from_state({1: torch.zeros(3), "state": 2})

@@ -149,12 +149,15 @@ def test_linear_start_is_already_a_codec(data):
 
 
 def test_init_takes_fitting_layers_of_another_network(data, tmp_path):
-    first = Trainer(Options(steps=1, **SMALL), data, None, tmp_path / "a")
+    first = Trainer(Options(steps=1, warmup=1, **SMALL), data, None, tmp_path / "a")
+    first.train_step()  # without it and with the same seed, the start alone would make them equal
     first.save()
-    options = Options(steps=1, **{**SMALL, "architecture": "mbt2018"})
+    options = Options(steps=1, seed=2, **{**SMALL, "architecture": "mbt2018"})
+    without = Trainer(options, data, None, tmp_path / "c")
     second = Trainer(options, data, None, tmp_path / "b", init=first.path)
     for key in ("g_a.0.weight", "g_s.6.weight", "log_gain"):
-        assert torch.equal(second.network.state_dict()[key], first.network.state_dict()[key])
+        assert not torch.equal(without.network.state_dict()[key], first.ema[key])
+        assert torch.equal(second.network.state_dict()[key], first.ema[key])
 
 
 def test_foreign_file_is_no_checkpoint(tmp_path):
@@ -171,6 +174,44 @@ def test_options_that_do_not_fit_are_refused():
         Options()
     with pytest.raises(UsageError, match="multiple of 64"):
         Options(steps=1, crop=100)
+    with pytest.raises(UsageError, match="at least one crop"):
+        Options(steps=1, batch=0)
+    with pytest.raises(UsageError, match="negative"):
+        Options(steps=1, seed=-1)
+    for change in ({"lr": float("nan")}, {"lr": 0.0}, {"clip": 0.0}, {"ema": 1.0}):
+        with pytest.raises(UsageError, match="makes no sense"):
+            Options(steps=1, **change)
+
+
+def test_resuming_with_other_frozen_parameters_is_refused(data, tmp_path):
+    Trainer(Options(steps=2, **SMALL), data, None, tmp_path).save()
+    with pytest.raises(UsageError, match="other parameters"):
+        Trainer(Options(steps=2, freeze=("g_*",), **SMALL), data, None, tmp_path, resume=True)
+
+
+def test_pattern_that_freezes_nothing_is_refused(data, tmp_path):
+    with pytest.raises(UsageError, match="g_x"):
+        Trainer(Options(steps=1, freeze=("g_x.*",), **SMALL), data, None, tmp_path)
+
+
+def test_validation_is_logged_for_a_selection_of_qualities(data, tmp_path):
+    trainer = Trainer(Options(steps=1, amp=False, **SMALL), data, data, tmp_path)
+    trainer.run()
+    rows = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["valid"]
+    assert [row["quality"] for row in rows] == [1.0, 4.0, 8.0]
+    assert rows[0]["bpp"] < rows[-1]["bpp"] and rows[0]["psnr"] < rows[-1]["psnr"]
+
+
+def test_checkpoint_of_another_program_is_not_resumed(data, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelError, match="no checkpoint of a run"):
+        Trainer(Options(steps=1, **SMALL), data, None, tmp_path, resume=True)
+
+
+def test_run_folder_that_cannot_be_made_is_an_output_error(data, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot make folder"):
+        Trainer(Options(steps=1, **SMALL), data, None, tmp_path / "file" / "run")
 
 
 def test_frozen_parameters_stay_and_the_rest_learns(data, tmp_path):

@@ -42,6 +42,8 @@ def test_bad_file_raises_the_error_in_its_name(path):
 
 def test_every_architecture_and_every_kind_of_error_has_a_vector():
     assert {name.rpartition("-q")[0] for name in EXPECTED} == set(ARCHITECTURES)
+    headers = [read_header((VECTORS / "good" / name).read_bytes()) for name in EXPECTED]
+    assert {h.slice_count > 1 for h in headers} == {True, False}
     assert {p.stem.split("-")[0] for p in BAD} >= {
         "NotLcodec", "UnsupportedVersion", "Truncated", "Corrupt", "ModelError"
     }  # fmt: skip

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lcodec import weights
-from lcodec.codec import Codec
+from lcodec.codec import Codec, load_network
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import ModelError
+from lcodec.nets import NetConfig
 
 
 def test_saved_model_comes_back(model_file, tmp_path):
@@ -74,7 +75,11 @@ def test_models_are_found_by_name_path_and_id(models, model_file):
 def test_list_leaves_damaged_files_out(models, tmp_path, monkeypatch):
     monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
-    assert "broken" not in [m.name for m in weights.list_models()]
+    model = weights.load(models["mbt2018-mean"])
+    for i, qualities in enumerate(([10**400], ["a"], 5, [], [2.0, 1.0])):
+        weights.save(replace(model, config={**model.config, "qualities": qualities}), tmp_path / f"{i}.safetensors")
+    weights.save(model, tmp_path / "good.safetensors")
+    assert [m.name for m in weights.list_models() if m.path.parent == tmp_path] == ["good"]
 
 
 @pytest.mark.parametrize("key", ["int.h_s.0.mult_pos", "tables.z.cdfs", "scale_thresholds", "g_s.0.weight"])
@@ -96,6 +101,32 @@ def test_hostile_content_with_a_right_id_is_refused(model_file, tmp_path, key):
         weights.save(replace(model, tensors=tensors), path)
         with pytest.raises(ModelError):
             Codec(path, "cpu", 1)
+
+
+@pytest.mark.parametrize("value", [None, 5, [], ["a"], [float("nan")], [4.0], [i / 128 for i in range(100)]])
+def test_table_qualities_that_do_not_fit_the_tables_are_refused(model_file, tmp_path, value):
+    model = weights.load(model_file)
+    path = tmp_path / "hostile.safetensors"
+    weights.save(replace(model, entropy={**model.entropy, "table_qualities": value}), path)
+    with pytest.raises(ModelError):
+        Codec(path, "cpu", 1)
+
+
+@pytest.mark.parametrize("change", [{"N": float("inf")}, {"N": None}, {"qualities": [10**400]}, {"architecture": 1}])
+def test_network_description_with_odd_values_is_refused(model_file, tmp_path, change):
+    model = weights.load(model_file)
+    path = tmp_path / "hostile.safetensors"
+    weights.save(replace(model, config={**model.config, **change}), path)
+    with pytest.raises(ModelError):
+        Codec(path, "cpu", 1)
+
+
+def test_memory_follows_the_tensors_and_not_the_widths_that_a_description_claims(model_file):
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="wrong shape"):
+        load_network(NetConfig("mbt2018-mean", 4096, 4096), weights.load(model_file))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; the network would take 18 GB
 
 
 def test_description_of_a_newer_format_is_refused(model_file, tmp_path):

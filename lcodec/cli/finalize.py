@@ -52,6 +52,7 @@ def command(
         raise OutputError(f"cannot write {output}: no folder {output.parent}")
 
     from lcodec.finalize import calibration_images, finalize
+    from lcodec.image import write_atomically
 
     done = finalize(
         checkpoint,
@@ -60,7 +61,8 @@ def command(
         card={"summary": summary} if summary else None,
         report_images=calibration_images(report) if report else None,
     )
-    weights.save(done.model, output)
+    # It took a while: whether the output is still free is asked again.
+    write_atomically(output, weights.pack(done.model), overwrite=force)
     outcome = {
         "output": str(output),
         "id": done.model.id,

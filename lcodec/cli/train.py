@@ -22,7 +22,7 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 @click.option("--valid", type=click.Path(path_type=Path), help="Photographs to measure progress on.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this run.")
 @click.option("-N", "N", type=int, default=96, show_default=True, help="Hidden channels.")
-@click.option("-M", "M", type=int, help="Latent channels [default: 2N, N for cheng2020].")
+@click.option("-M", "M", type=int, help="Latent channels [default: 2N, N for cheng2020 and lc-s].")
 @click.option(
     "-q",
     "--qualities",
@@ -149,8 +149,9 @@ class Progress:
             text = "valid: " + "  ".join(f"q{r['quality']:g} {r['bpp']:.3f}/{r['psnr']:.2f}" for r in row["valid"])
         else:
             text = (
-                f"step {self.trainer.step}  loss {row['loss']:.3f}  {row['bpp']:.3f} bpp  {row['psnr']:.2f} dB  "
-                f"{row['images_per_s']:.0f} images/s"
+                f"step {self.trainer.step}  loss {row['loss']:.3f}  {row['bpp']:.3f} bpp  "
+                + (f"{row['psnr']:.2f} dB  " if "psnr" in row else "")
+                + f"{row['images_per_s']:.0f} images/s"
             )
         if self.bar is None:
             click.echo(text)

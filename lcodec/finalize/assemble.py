@@ -16,7 +16,7 @@ from lcodec.checkpoint import is_ours, load, network_of
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import TableArrays, pack_cdfs, scale_table
 from lcodec.errors import InputError, ModelError
-from lcodec.image import INPUT_SUFFIXES, read_image
+from lcodec.image import INPUT_SUFFIXES, centre, read_image
 from lcodec.nets import Network, compressai
 
 from . import freeze
@@ -27,6 +27,7 @@ from .report import Rate, measure
 SCALE_BITS = 12  # fraction bits of scales and their thresholds
 REPORT_QUALITIES = 3
 MAX_CALIBRATION_IMAGES = 24
+MAX_CALIBRATION_PX = 1024  # a side: they run through the networks whole
 
 
 @dataclass
@@ -178,10 +179,11 @@ def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[s
 
 
 def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
-    """Photographs to calibrate on: of a folder, or the few that come with the package."""
+    """Photographs to calibrate on, of large ones the middle: of a folder, or the few that come with the package."""
     folder = folder or weights.shipped_folder() / "calibration"
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in INPUT_SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise InputError(f"no calibration images in {folder}")
     step = max(1, len(paths) // MAX_CALIBRATION_IMAGES)
-    return [read_image(p).pixels for p in paths[::step][:MAX_CALIBRATION_IMAGES]]
+    # copies, for a view would keep the whole photograph in memory
+    return [centre(read_image(p).pixels, MAX_CALIBRATION_PX).copy() for p in paths[::step][:MAX_CALIBRATION_IMAGES]]

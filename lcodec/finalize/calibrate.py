@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lcodec.errors import ModelError
 from lcodec.image import pad
 from lcodec.nets import Network
 
@@ -29,7 +30,15 @@ class Ranges:
         peaks = self.layers.setdefault(part, [])
         if index == len(peaks):
             peaks.append(0.0)
-        peaks[index] = max(peaks[index], float(value.abs().max()))
+        peaks[index] = max(peaks[index], peak(value))
+
+
+def peak(value: Tensor) -> float:
+    """The largest magnitude. Raises ModelError if it is not finite."""
+    largest = float(value.abs().max())
+    if not math.isfinite(largest):
+        raise ModelError("the network gives values that are not finite")
+    return largest
 
 
 def run_layers(sequence: nn.Sequential, x: Tensor, part: str, ranges: Ranges) -> Tensor:
@@ -47,7 +56,7 @@ def run_layers(sequence: nn.Sequential, x: Tensor, part: str, ranges: Ranges) ->
 
 @torch.no_grad()
 def calibrate(network: Network, images: Sequence[np.ndarray], qualities: Sequence[float]) -> Ranges:
-    """images: uint8 (H, W, 3)."""
+    """images: uint8 (H, W, 3). Raises ModelError if the network gives values that are not finite."""
     ranges = Ranges()
     arch = network.config.arch
     medians = network.entropy_bottleneck.medians[:, None, None]
@@ -56,11 +65,11 @@ def calibrate(network: Network, images: Sequence[np.ndarray], qualities: Sequenc
         base = network.g_a(x)
         for quality in qualities:
             y = base * network.gain(quality)[:, :, None, None]
-            ranges.y = max(ranges.y, float(y.abs().max()))
+            ranges.y = max(ranges.y, peak(y))
             if not arch.has_hyperprior:
                 continue
             z = network.hyper_analyse(y)
-            ranges.z = max(ranges.z, float(z.abs().max()))
+            ranges.z = max(ranges.z, peak(z))
             params = run_layers(network.h_s, torch.round(z - medians) + medians, "h_s", ranges)
             if arch.entropy == "context":
                 context = network.context_prediction(torch.round(y))
@@ -71,6 +80,6 @@ def calibrate(network: Network, images: Sequence[np.ndarray], qualities: Sequenc
     return ranges
 
 
-def fraction_bits(peak: float, low: int, high: int) -> int:
-    """Most fraction bits with which `peak` and its headroom still fit int16."""
-    return int(np.clip(math.floor(math.log2(32767 / max(1e-6, LATENT_HEADROOM * peak))), low, high))
+def fraction_bits(largest: float, low: int, high: int) -> int:
+    """Most fraction bits with which `largest` and its headroom still fit int16."""
+    return int(np.clip(math.floor(math.log2(32767 / max(1e-6, LATENT_HEADROOM * largest))), low, high))

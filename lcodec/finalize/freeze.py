@@ -25,7 +25,7 @@ def table_qualities(qualities: tuple[float, ...]) -> list[float]:
     """Half steps over the range of a variable-rate model; a mismatch of a quarter step costs 0.1 % at most."""
     if len(qualities) == 1:
         return list(qualities)
-    n = round(2 * (qualities[-1] - qualities[0]))
+    n = max(1, round(2 * (qualities[-1] - qualities[0])))
     return [qualities[0] + i * (qualities[-1] - qualities[0]) / n for i in range(n + 1)]
 
 

@@ -11,12 +11,13 @@ from lcodec.image.io import (
     read_image,
     write_image,
 )
-from lcodec.image.pad import crop, pad, padded_size
+from lcodec.image.pad import centre, crop, pad, padded_size
 
 __all__ = [
     "INPUT_SUFFIXES",
     "OUTPUT_SUFFIXES",
     "Image",
+    "centre",
     "crop",
     "from_array",
     "from_pillow",

@@ -34,3 +34,9 @@ def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if not (0 < height <= pixels.shape[0] and 0 < width <= pixels.shape[1]):
         raise UsageError(f"cannot crop {pixels.shape[1]}x{pixels.shape[0]} to {width}x{height}")
     return pixels[:height, :width]
+
+
+def centre(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The middle of (H, W, C), at most `side` pixels high and wide, as a view."""
+    top, left = (max(0, n - side) // 2 for n in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]

@@ -34,7 +34,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             checkpoint = checkpoint[wrapper]
     state: dict[str, Tensor] = {}
     for key, value in checkpoint.items():
-        if not isinstance(value, Tensor):
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
             continue
         key = key.removeprefix("module.").replace(".downsample.", ".skip.")
         if m := _PRIOR_KEYS.match(key):

@@ -97,5 +97,5 @@ class NetConfig:
                 int(data["M"]),
                 tuple(float(q) for q in data["qualities"]),
             )
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise ModelError(f"network description is damaged: {e}") from e

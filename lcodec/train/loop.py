@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lcodec import checkpoint
-from lcodec.errors import LcodecError, ModelError, UsageError
+from lcodec.errors import LcodecError, ModelError, OutputError, UsageError
 from lcodec.nets import NetConfig, Network, Output
 
 from .data import Photographs
@@ -62,6 +62,12 @@ class Options:
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.hours > 0):
             raise UsageError("a run needs either steps or hours")
+        if self.batch < 1:
+            raise UsageError(f"a step needs at least one crop, not {self.batch}")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} is negative")
+        if not (0 < self.lr < math.inf and self.clip > 0 and 0 <= self.ema < 1):
+            raise UsageError(f"lr {self.lr:g}, clip {self.clip:g} or ema {self.ema:g} makes no sense")
         if self.crop % 64 or self.crop <= 0:
             raise UsageError(f"crop size {self.crop} is not a multiple of 64")
         if self.mode not in ("ste", "noise"):
@@ -70,12 +76,6 @@ class Options:
     @property
     def config(self) -> NetConfig:
         return NetConfig(self.architecture, self.N, self.M, self.qualities)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Options:
-        known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
-        return cls(**values)
 
 
 class Trainer:
@@ -98,7 +98,10 @@ class Trainer:
         self.seconds = 0.0  # of training, over all resumed parts
         self.bad_steps = 0
         self.stopped = False
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise OutputError(f"cannot make folder {out}: {(e.strerror or str(e)).lower()}") from e
         torch.manual_seed(options.seed)
         self.network = Network(options.config)
         if self.path.exists() and not resume:
@@ -107,6 +110,8 @@ class Trainer:
         if state is None:
             self._start(init)
         else:
+            if not checkpoint.is_ours(state):
+                raise ModelError(f"{self.path} is no checkpoint of a run that could go on")
             if state["config"] != options.config.to_json():
                 raise UsageError(f"{self.path} holds another network than the one asked for")
             self.network.load_state_dict(state["network"])
@@ -115,6 +120,9 @@ class Trainer:
         for name, parameter in self.network.named_parameters():
             if name.endswith("quantiles") or any(fnmatchcase(name, pattern) for pattern in options.freeze):
                 parameter.requires_grad_(False)
+        for pattern in options.freeze:
+            if not any(fnmatchcase(name, pattern) for name, _ in self.network.named_parameters()):
+                raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
         trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not trained:
             raise UsageError("everything is frozen")
@@ -124,7 +132,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, weight_decay=0.0, betas=betas, fused=True)
         if state is not None:
             self.ema = {k: v.to(options.device) for k, v in state["ema"].items()}
-            self.optimizer.load_state_dict(state["optimizer"])
+            try:
+                self.optimizer.load_state_dict(state["optimizer"])
+            except ValueError as e:
+                raise UsageError(f"{self.path} trains other parameters", "resume with the same --freeze") from e
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self.network.train()
 
@@ -182,13 +193,8 @@ class Trainer:
             if self.bad_steps >= MAX_BAD_STEPS:
                 raise LcodecError(f"{self.bad_steps} steps in a row had a loss that is not finite", "lower --lr")
         self.step += 1
-        return {
-            "loss": float(weighted.detach()),
-            "bpp": float(bpp.detach().mean()),
-            "psnr": float(psnr(mse.detach()).mean()),
-            "lr": lr,
-            "grad_norm": float(norm),
-        }
+        row = {"loss": float(weighted.detach()), "bpp": float(bpp.detach().mean()), "lr": lr, "grad_norm": float(norm)}
+        return row if self.rate_only else {**row, "psnr": float(psnr(mse.detach()).mean())}
 
     @torch.no_grad()
     def _average(self) -> None:
