@@ -59,7 +59,7 @@ def encode(
         from lcodec.finalize import finalize_cached
 
         path = finalize_cached(path)
-    codec = _codec(str(path), device, threads)
+    codec = _codec(str(path), path.stat().st_mtime_ns, device, threads)
     if quality is None:
         quality = min(max(DEFAULT_QUALITY, codec.qualities[0]), codec.qualities[-1])
     return codec.encode(pixels, quality).data
@@ -79,12 +79,12 @@ def decode(
 
     path = weights.find(read_header(data).model_id.hex())
     limit: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    return PIL.Image.fromarray(_codec(str(path), device, threads).decode(data, **limit).pixels)
+    return PIL.Image.fromarray(_codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, **limit).pixels)
 
 
-# A model takes far longer to load than an image to code, so the last ones stay.
+# A model takes far longer to load than an image to code, so the last ones stay; until their file changes.
 @lru_cache(maxsize=2)
-def _codec(model: str, device: str, threads: int | None) -> Codec:
+def _codec(model: str, _changed_ns: int, device: str, threads: int | None) -> Codec:
     from lcodec.codec import Codec
 
     return Codec(model, device, threads)

@@ -224,3 +224,13 @@ def test_frozen_parameters_stay_and_the_rest_learns(data, tmp_path):
         assert torch.equal(value, before[name]) == frozen, name
     with pytest.raises(UsageError, match="everything is frozen"):
         Trainer(Options(steps=3, freeze=("*",), **SMALL), data, None, tmp_path / "b")
+
+
+def test_error_in_the_middle_does_not_cost_the_work(data, tmp_path):
+    def closed_pipe(row):
+        raise BrokenPipeError
+
+    trainer = Trainer(Options(steps=9, **SMALL), data, None, tmp_path, report=closed_pipe)
+    with pytest.raises(BrokenPipeError):
+        trainer.run(log_steps=4)
+    assert checkpoint.load(trainer.path)["step"] == 4

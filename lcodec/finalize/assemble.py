@@ -58,6 +58,8 @@ def finalize(
     begin: called when the checkpoint has turned out to be one. The same checkpoint and images give the same id. Raises
     ModelError if the checkpoint is neither, or has an entropy model that cannot be made of safe integers.
     """
+    if checkpoint.suffix == weights.SUFFIX and checkpoint.is_file() and not weights.is_checkpoint(checkpoint):
+        raise ModelError(f"{checkpoint} is a model file, finalized already", "it can be used as it is")
     state = load(checkpoint)
     origin: dict[str, Any] = {"checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
     tables_state: Mapping[str, Tensor] = {}

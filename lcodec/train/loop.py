@@ -231,12 +231,13 @@ class Trainer:
         self.report(row)
 
     def run(self, *, save_minutes: float = 5.0, valid_minutes: float = 20.0, log_steps: int = 50) -> None:
-        """Train to the end, or until SIGINT or SIGTERM; the state is saved either way."""
+        """Train to the end, or until SIGINT, SIGTERM or an error (a closed pipe, say); the state is saved."""
 
         def stop(signum: int, frame: Any) -> None:
             self.stopped = True
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        saved_step = self.step
         try:
             last_save = last_valid = time.monotonic()
             mean: dict[str, float] = {}
@@ -252,13 +253,18 @@ class Trainer:
                     self.log({**mean, "lr": row["lr"], "images_per_s": rate, "progress": self.progress()})
                 if now - last_save > 60 * save_minutes:
                     self.save()
-                    last_save = now
+                    last_save, saved_step = now, self.step
                 if self.valid is not None and now - last_valid > 60 * valid_minutes:
                     self.validate()
                     last_valid = time.monotonic()
             self.save()
+            saved_step = self.step
             if self.valid is not None and not self.stopped:
                 self.validate()
+        except BaseException:
+            if self.step > saved_step and self.bad_steps == 0:
+                self.save()
+            raise
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
