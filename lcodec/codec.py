@@ -28,8 +28,8 @@ from lcodec.decoder import (
     latents_digest,
     read_checked_header,
     run,
-    table_set,
 )
+from lcodec.entropy.tables import table_set
 from lcodec.errors import DeviceError, InputError, ModelError, UsageError
 from lcodec.header import quality_to_code
 from lcodec.image import crop, pad

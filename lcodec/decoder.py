@@ -14,15 +14,11 @@ import numpy as np
 from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.entropy.tables import table_set
 from lcodec.errors import Corrupt, LimitExceeded, ModelError, UnsupportedVersion
 
 T = TypeVar("T")
 DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
-
-
-def table_set(qualities: Sequence[float], quality: float) -> int:
-    """Index of the table set nearest to `quality`, the lower one on a tie."""
-    return min(range(len(qualities)), key=lambda i: (abs(qualities[i] - quality), i))
 
 
 def decode_latents(

@@ -15,6 +15,7 @@ import torch
 import lcodec
 from lcodec import container, decoder, weights
 from lcodec.codec import Codec
+from lcodec.entropy.tables import table_set
 from lcodec.errors import Corrupt, DeviceError, LimitExceeded, ModelError, UsageError
 from lcodec.finalize.assemble import finalize_network
 from lcodec.finalize.report import measure
@@ -63,7 +64,7 @@ def test_slices_are_independent_and_agree_with_any_thread_count(codec, photo):
     assert parallel.decode(result.data).digest == result.y_hat_digest
     latents = decoder.decode_latents(box, codec.file, codec.entropy)
     y0, x0, h, w = list(box.header.slices())[4]
-    tables = decoder.table_set(list(codec.file.entropy["table_qualities"]), 6.0)
+    tables = table_set(list(codec.file.entropy["table_qualities"]), 6.0)
     alone = codec.entropy.decode_slice(box.slices[4], h, w, tables, 1)
     assert np.array_equal(alone, latents[y0 : y0 + h, x0 : x0 + w])
 

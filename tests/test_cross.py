@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from lcodec import container, decoder
+from lcodec import container
 from lcodec.codec import Codec
-from lcodec.entropy import _intnet, reference
+from lcodec.entropy import _intnet, reference, tables
 from lcodec.entropy.intmodel import KINDS, LAYER_ARRAYS, IntegerEntropyModel
 from lcodec.errors import Corrupt, Truncated
 from lcodec.nets import ARCHITECTURES
@@ -217,7 +217,7 @@ def photo_cases(models: Mapping[str, Path], photo: np.ndarray) -> Callable[[str]
         for quality, crop in ((2.0, photo[:100, :300]), (2.0, photo[200:328, 400:528])):
             result = codec.encode(crop, quality, slice_log2=4)
             box = container.unpack(result.data)
-            table_set = decoder.table_set(list(meta["table_qualities"]), quality)
+            table_set = tables.table_set(list(meta["table_qualities"]), quality)
             blocks = zip(box.slices, box.header.slices(), strict=True)
             slices += [decoded(codec.entropy, bytes(data), h, w, table_set) for data, (_, _, h, w) in blocks]
         return case_of(tensors, meta, table_set, slices)

@@ -328,6 +328,11 @@ def factorized_tables(
     return stack_tables(cdfs, -minima)
 
 
+def table_set(qualities: Sequence[float], quality: float) -> int:
+    """Index of the table set nearest to `quality`, the lower one on a tie."""
+    return min(range(len(qualities)), key=lambda i: (abs(qualities[i] - quality), i))
+
+
 _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.entropy.tables import table_set
 from lcodec.image import pad
 from lcodec.nets import Network
 from lcodec.nets.likelihood import gaussian_likelihood
@@ -44,13 +45,13 @@ def measure(
     rates = []
     arch = network.config.arch
     for quality in qualities:
-        table_set = min(range(len(table_qualities)), key=lambda i: (abs(table_qualities[i] - quality), i))
+        tables = table_set(table_qualities, quality)
         integer_bits, float_bits, pixels = 0, 0.0, 0
         for image in images:
             x = torch.from_numpy(np.ascontiguousarray(pad(image))).permute(2, 0, 1)[None].float().div(255)
             y, z = network.analyse(x, quality)
             data, y_hat_q = entropy.encode_slice(
-                _fixed(y), None if z is None else _fixed(z), table_set, threads
+                _fixed(y), None if z is None else _fixed(z), tables, threads
             )
             integer_bits += 8 * len(data)
             pixels += image.shape[0] * image.shape[1]
@@ -60,7 +61,7 @@ def measure(
             if z is None:
                 float_bits += _bits(prior.likelihood(y_hat, value_scale))
                 continue
-            medians = torch.from_numpy(entropy.medians[table_set]).float()[:, None, None] * 2.0**-entropy.fz
+            medians = torch.from_numpy(entropy.medians[tables]).float()[:, None, None] * 2.0**-entropy.fz
             z_hat = torch.round(z - medians) + medians
             float_bits += _bits(prior.likelihood(z_hat, value_scale))
             params = network.h_s(z_hat)
