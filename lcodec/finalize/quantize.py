@@ -23,7 +23,6 @@ WEIGHT_MAX = 127  # 8 bits: finer weights gain nothing measurable, and the model
 SUM_MAX = 2**31 - 1
 MULT_BITS = 16  # mult_pos and mult_neg are below 2^16
 SHIFT_MAX = 40
-LEAKY_SLOPE = 0.01
 OUT_MAX = 2**28  # of the last layers: means and scales in int32, far from its ends
 
 

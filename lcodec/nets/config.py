@@ -14,11 +14,8 @@ from lcodec.errors import ModelError
 
 # lambda of the rate-distortion loss  lmbda * 255^2 * MSE + bpp  at quality 1 to 8 (CompressAI's table).
 MSE_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
-# lambda of  lmbda * (1 - MS-SSIM) + bpp.
-MS_SSIM_LAMBDAS = (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00)
 
 DOWNSAMPLING_Y = 16  # image pixels per latent, each way
-DOWNSAMPLING_Z = 64  # image pixels per hyper-latent, each way
 
 
 @dataclass(frozen=True)

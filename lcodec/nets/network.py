@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -192,6 +191,3 @@ class Network(nn.Module):
             noisy if mode == "noise" else round_ste(v - medians) + medians,
             prior.likelihood(noisy, value_scale),
         )
-
-    def num_parameters(self) -> int:
-        return sum(math.prod(p.shape) for p in self.parameters())

@@ -37,7 +37,7 @@ class Options:
     rate_balance: losses are weighted by lmbda^-rate_balance, so that low qualities are heard beside high ones.
     mode: "ste" or "noise" (see `Network.forward`). amp: bfloat16 autocast.
     freeze: patterns (as in file names) of parameters that stay as they are. With g_a, g_s and the gains frozen the rate
-    alone is trained, at a quarter of the cost.
+    alone is trained, several times faster.
     """
 
     architecture: str = "mbt2018-mean"
