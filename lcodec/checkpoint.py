@@ -5,7 +5,6 @@ Also networks out of whatever holds one: a checkpoint of ours, one of CompressAI
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from lcodec import weights
+from lcodec.atomic import open_atomically
 from lcodec.errors import ModelError, OutputError
 from lcodec.nets import NetConfig, Network, compressai
 
@@ -24,17 +24,11 @@ KNOWN = "known are checkpoints of lcodec train and of CompressAI's bmshj2018, mb
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write atomically: a crash or a full disk leaves the previous checkpoint as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as f:
+        with open_atomically(path, overwrite=True) as f:
             torch.save({"format": FORMAT, **state}, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as e:
+    except RuntimeError as e:  # torch's own, when it could not write
         raise OutputError(f"cannot write checkpoint {path}: {e}") from e
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from lcodec.atomic import write_atomically
 from lcodec.entropy.tables import unpack_cdfs
-from lcodec.errors import ModelError, OutputError
+from lcodec.errors import ModelError
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -121,16 +121,8 @@ def pack(model: ModelFile) -> bytes:
 
 
 def save(model: ModelFile, path: Path) -> None:
-    """Write a model file, under a temporary name first. Raises OutputError."""
-    data = pack(model)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as e:
-        raise OutputError(f"cannot write model {path}: {(e.strerror or str(e)).lower()}") from e
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a model file, whole or not at all. Raises OutputError."""
+    write_atomically(path, pack(model), overwrite=True)
 
 
 def load(path: Path, *, integers_only: bool = False) -> ModelFile:

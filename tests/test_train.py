@@ -117,7 +117,7 @@ def test_failed_write_keeps_the_previous_checkpoint(data, tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match="no space left"):
         trainer.save()
     assert trainer.path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [trainer.path]

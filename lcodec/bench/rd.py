@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ import click
 import numpy as np
 import PIL.Image
 
+from lcodec.atomic import write_atomically
 from lcodec.bench.bdrate import bd_rate
 from lcodec.image import INPUT_SUFFIXES, read_image
 
@@ -119,12 +119,11 @@ def print_curve(name: str, points: list[tuple[float, float, float]]) -> None:
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(Row._fields)
-        writer.writerows(r._replace(bpp=round(r.bpp, 6), psnr=round(r.psnr, 4)) for r in rows)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Row._fields)
+    writer.writerows(r._replace(bpp=round(r.bpp, 6), psnr=round(r.psnr, 4)) for r in rows)
+    write_atomically(path, text.getvalue().encode(), overwrite=True)
 
 
 if __name__ == "__main__":

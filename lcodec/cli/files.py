@@ -153,7 +153,7 @@ def write(job: Job, data: bytes, force: bool) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    from lcodec.image import write_atomically
+    from lcodec.atomic import write_atomically
 
     if job.make_folder:
         try:

@@ -51,8 +51,8 @@ def command(
     if not os.path.isdir(output.parent):
         raise OutputError(f"cannot write {output}: no folder {output.parent}")
 
+    from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
-    from lcodec.image import write_atomically
 
     done = finalize(
         checkpoint,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lcodec import weights
+from lcodec.atomic import write_atomically
 from lcodec.errors import ModelError, OutputError
-from lcodec.image import write_atomically
 
 from .assemble import calibration_images, finalize
 

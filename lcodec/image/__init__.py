@@ -1,6 +1,6 @@
 """Pictures as arrays: reading and writing files, padding to what the networks need."""
 
-from lcodec.image.atomic import write_atomically
+from lcodec.atomic import write_atomically
 from lcodec.image.io import (
     INPUT_SUFFIXES,
     OUTPUT_SUFFIXES,

@@ -20,8 +20,8 @@ import PIL.Image
 import PIL.ImageCms
 import PIL.ImageOps
 
+from lcodec.atomic import write_atomically
 from lcodec.errors import InputError, UsageError
-from lcodec.image.atomic import write_atomically
 
 # Pillow knows many more; these are the ones that photographs come in. PostScript and its like run programs.
 _INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")

@@ -1,0 +1,160 @@
+"""Output files that appear whole or not at all.
+
+The bytes go to a hidden name in the same folder, `.NAME.RANDOM.tmp`, which gets its real name in one step when they are
+on the disk. Whoever writes such a file holds a lock on it, which the system gives up for a process that dies: one that
+can be locked was left behind, by kill -9 or a power cut, and `remove_stale` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lcodec.errors import OutputError
+
+_lock: Callable[[int, bool], None] | None
+try:
+    import fcntl
+except ImportError:  # not there on Windows
+    _lock = None
+else:
+
+    def _lock(descriptor: int, wait: bool) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# What link(2) answers on file systems without hard links (FAT, some network mounts).
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+_NAME_LENGTH = 60  # of the real name in a temporary one, which must not exceed the usual limit of 255 bytes
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes, overwrite: bool = False) -> None:
+    """Write `data` as a whole file; like `open_atomically` in everything else."""
+    with open_atomically(path, overwrite) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomically(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to write to, which appears as `path` when the block ends without an error.
+
+    A symbolic link is followed; a device or a pipe is written directly, for there is nothing to rename.
+    Nothing is left behind on any error, Ctrl-C included. Raises OutputError when the file exists and
+    `overwrite` is false, even if it has appeared only meanwhile, and when the operating system refuses; an OSError
+    inside of the block counts as that.
+    """
+    try:
+        yield from _open(Path(os.path.realpath(path)), overwrite)
+    except FileExistsError:
+        raise OutputError(f"{os.fspath(path)} exists", hint="--force overwrites it") from None
+    except FileNotFoundError:
+        folder = os.path.dirname(os.fspath(path)) or "."
+        raise OutputError(f"cannot write {os.fspath(path)}: no folder {folder}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot write {os.fspath(path)}: {reason}") from error
+
+
+def remove_stale(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what killed processes left in a folder, not in those below it; returns what was removed.
+
+    What a living process writes, this one or another, stays. Never raises OSError: it is tidying, no one's purpose.
+    """
+    removed: list[Path] = []
+    if _lock is None:
+        return removed
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and _remove_if_stale(entry.path, _lock):
+                removed.append(Path(entry.path))
+    return removed
+
+
+def _remove_if_stale(path: str, lock: Callable[[int, bool], None]) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        lock(descriptor, False)
+        os.unlink(path)
+    except OSError:  # its writer lives, or the file system knows no locks
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISREG(mode):
+        with open(path, "wb") as file:
+            yield file
+        return
+    if mode is not None and not overwrite:
+        raise FileExistsError(path)
+    temporary = path  # until it has a name of its own
+    try:
+        while True:
+            temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{secrets.token_hex(6)}.tmp")
+            descriptor = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+            )
+            with open(descriptor, "wb") as file:
+                if not _claim(descriptor):
+                    continue
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+                if overwrite:
+                    os.replace(temporary, path)
+                else:
+                    _rename_new(temporary, path)
+                return
+    except BaseException:
+        if temporary != path:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise
+
+
+def _claim(descriptor: int) -> bool:
+    """Lock a new file; false if `remove_stale` was faster and the file is gone."""
+    if _lock is not None:
+        with contextlib.suppress(OSError):  # without locks it cannot be told from what is stale, and is left alone
+            _lock(descriptor, True)
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename, but fail with FileExistsError if `path` exists by now; rename(2) alone would overwrite it."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
