@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "lc_intnet.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,7 +108,10 @@ static size_t align(size_t size)
 
 lc_status lc_layer_init(lc_layer *layer, const lc_layer_spec *spec)
 {
-    const int32_t needed_kernel = spec->kind == LC_CONV ? spec->kernel : spec->kind == LC_SUBPEL ? 3 : 5;
+    const bool kernel_fits = spec->kind == LC_CONV      ? spec->kernel == 1 || spec->kernel == 3 || spec->kernel == 5
+                             : spec->kind == LC_CONTEXT ? spec->kernel == 3 || spec->kernel == 5
+                             : spec->kind == LC_SUBPEL  ? spec->kernel == 3
+                                                        : spec->kernel == 5;
     size_t weights_size[LC_MAX_PHASES], arrays_size, total = 0;
     window windows[LC_MAX_PHASES];
     int32_t p, s;
@@ -115,8 +119,7 @@ lc_status lc_layer_init(lc_layer *layer, const lc_layer_spec *spec)
 
     memset(layer, 0, sizeof *layer);
     if (spec->in_channels < 1 || spec->in_channels > LC_MAX_CHANNELS || spec->out_channels < 1 ||
-        spec->out_channels > LC_MAX_CHANNELS || spec->kernel != needed_kernel ||
-        (spec->kernel != 1 && spec->kernel != 3 && spec->kernel != 5)) {
+        spec->out_channels > LC_MAX_CHANNELS || !kernel_fits) {
         return LC_INVALID;
     }
     layer->in_channels = spec->in_channels;

@@ -4,7 +4,7 @@
  * int64. Every kind is a sum over a window of a channels-last, zero padded plane, hence one loop (lc_gemm.h):
  *
  *   LC_CONV      k x k, stride 1, padding k / 2        weight (out, in, k, k), k = 1, 3, 5
- *   LC_CONTEXT   5x5 with type A mask: 5 + 5 + 2 taps  weight (out, in, 5, 5), the masked taps are not read
+ *   LC_CONTEXT   5x5 or 3x3 with type A mask: 5 + 5 + 2 or 3 + 1 taps  weight (out, in, k, k), masked taps are not read
  *   LC_DECONV    5x5, stride 2, padding 2, output padding 1, transposed: out[2i - 2 + k] += in[i] * w[k]
  *                                                      weight (in, out, 5, 5)
  *   LC_SUBPEL    3x3, padding 1, then pixel shuffle by 2: out[c][2h + i][2w + j] = conv[4c + 2i + j][h][w]

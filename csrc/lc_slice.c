@@ -17,7 +17,7 @@ static lc_status take(void **memory, size_t rows, size_t columns, size_t size)
 static lc_status take_context_buffers(lc_slice *slice)
 {
     const lc_entropy_model *model = slice->model;
-    const size_t steps = (size_t)lc_wavefront_width(slice->height, slice->width);
+    const size_t steps = (size_t)lc_wavefront_width(model, slice->height, slice->width);
     lc_status status;
     void *memory;
     int32_t i;

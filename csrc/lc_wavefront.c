@@ -3,27 +3,31 @@
 
 #include "lc_latents.h"
 
-#define LC_SKEW 3 /* columns that a row lags behind the row above */
+/* Columns that a row lags behind the row above: as far as the context looks to the right there, and one. */
+static int32_t skew_of(const lc_entropy_model *model)
+{
+    return model->context->margin + 1;
+}
 
-/* The positions of step t: (row + i, column - LC_SKEW * i), 0 <= i < n. */
+/* The positions of step t: (row + i, column - skew * i), 0 <= i < n. */
 typedef struct step {
-    int32_t row, column, n;
+    int32_t row, column, n, skew;
     size_t coded; /* positions of all steps before */
 } step;
 
-static step step_at(int32_t t, int32_t height, int32_t width, size_t coded)
+static step step_at(int32_t t, int32_t height, int32_t width, int32_t skew, size_t coded)
 {
     const int32_t above = t - (width - 1);
-    const int32_t first = above > 0 ? (above + LC_SKEW - 1) / LC_SKEW : 0;
-    const int32_t last = t / LC_SKEW < height ? t / LC_SKEW : height - 1;
-    const step s = {first, t - LC_SKEW * first, last >= first ? last - first + 1 : 0, coded};
+    const int32_t first = above > 0 ? (above + skew - 1) / skew : 0;
+    const int32_t last = t / skew < height ? t / skew : height - 1;
+    const step s = {first, t - skew * first, last >= first ? last - first + 1 : 0, skew, coded};
 
     return s;
 }
 
-int32_t lc_wavefront_width(int32_t height, int32_t width)
+int32_t lc_wavefront_width(const lc_entropy_model *model, int32_t height, int32_t width)
 {
-    const int32_t columns = (width + LC_SKEW - 1) / LC_SKEW;
+    const int32_t skew = skew_of(model), columns = (width + skew - 1) / skew;
 
     return height < columns ? height : columns;
 }
@@ -44,7 +48,7 @@ static bool run_layers(lc_slice *slice, int32_t rank, const step *s)
     const ptrdiff_t to_sums = slice->sums_step * ((ptrdiff_t)slice->width * s->row + s->column);
     lc_positions positions = {
         .a = lc_plane_at(y, s->row, s->column),
-        .a_step = y->row_step - LC_SKEW * (ptrdiff_t)y->stride,
+        .a_step = y->row_step - s->skew * (ptrdiff_t)y->stride,
         .row_step = y->row_step,
         .n = s->n,
         .out = slice->step_input[0],
@@ -62,7 +66,7 @@ static bool run_layers(lc_slice *slice, int32_t rank, const step *s)
         positions.a_step = layer->in_stride;
         positions.row_step = 0;
         positions.init = i == 0 ? slice->hyper_sums + to_sums : NULL;
-        positions.init_step = slice->sums_step * ((ptrdiff_t)slice->width - LC_SKEW);
+        positions.init_step = slice->sums_step * ((ptrdiff_t)slice->width - s->skew);
         positions.out = slice->step_input[i + 1];
         positions.out_step = model->parameters[i + 1]->in_stride;
         if (!run_layer(slice, rank, layer, &positions)) {
@@ -86,7 +90,7 @@ static bool finish_parameters(lc_slice *slice, int32_t rank, const step *s)
         .a_step = layer->in_stride,
         .n = s->n,
         .init = last == 0 ? slice->hyper_sums + to_sums : NULL,
-        .init_step = slice->sums_step * ((ptrdiff_t)slice->width - LC_SKEW),
+        .init_step = slice->sums_step * ((ptrdiff_t)slice->width - s->skew),
         .out = slice->step_output,
         .out_step = 2 * (ptrdiff_t)M,
     };
@@ -117,7 +121,7 @@ static lc_status code_symbols(lc_slice *slice, const step *s)
         }
     }
     for (i = 0; i < s->n; i++) {
-        const int32_t row = s->row + i, column = s->column - LC_SKEW * i;
+        const int32_t row = s->row + i, column = s->column - s->skew * i;
         const size_t at = M * ((size_t)slice->width * (size_t)row + (size_t)column);
         const int32_t *means = slice->step_output + 2 * M * (size_t)i + M;
         int32_t *symbols = slice->symbols + M * (s->coded + (size_t)i), *y_hat = slice->y_hat + at;
@@ -139,12 +143,12 @@ static lc_status code_symbols(lc_slice *slice, const step *s)
 void lc_wavefront(lc_slice *slice, int32_t rank)
 {
     const int32_t height = slice->height, width = slice->width;
-    const int32_t n_steps = width + LC_SKEW * (height - 1);
+    const int32_t skew = skew_of(slice->model), n_steps = width + skew * (height - 1);
     size_t coded = 0;
     int32_t t;
 
     for (t = 0; t < n_steps; t++) {
-        const step s = step_at(t, height, width, coded);
+        const step s = step_at(t, height, width, skew, coded);
 
         if (s.n == 0) {
             continue; /* in slices narrower than the skew */

@@ -18,7 +18,7 @@ def random_params(
     rng: np.random.Generator, kind: str, n_in: int, n_out: int, k: int = 3, **changes: Any
 ) -> dict[str, Any]:
     """A layer with weights near the proof's limit, an activation, and outputs that reach the limits here and there."""
-    k = {"conv": k, "context": 5, "deconv": 5, "subpel": 3}[kind]
+    k = {"conv": k, "context": k, "deconv": 5, "subpel": 3}[kind]
     n = 4 * n_out if kind == "subpel" else n_out
     shape = (n_in, n, k, k) if kind == "deconv" else (n, n_in, k, k)
     top = min(32767, INT32_MAX // 32767 // (n_in * k * k) - 1)
@@ -44,7 +44,7 @@ def layer_of(params: dict[str, Any], output: str = "int16") -> Layer:
     return Layer(**params, output=output)
 
 
-KINDS = [("conv", 1), ("conv", 3), ("conv", 5), ("context", 5), ("deconv", 5), ("subpel", 3)]
+KINDS = [("conv", 1), ("conv", 3), ("conv", 5), ("context", 3), ("context", 5), ("deconv", 5), ("subpel", 3)]
 SIZES = [
     # height, width, in, out
     (1, 1, 1, 1),
@@ -152,10 +152,11 @@ def test_threads_do_not_change_the_output(kind: str, k: int, threads: int) -> No
     np.testing.assert_array_equal(_intnet.run(layer_of(params), x, threads=threads), reference.run_layer(params, x))
 
 
-def test_masked_taps_of_a_context_layer_are_not_read() -> None:
+@pytest.mark.parametrize("k", [3, 5])
+def test_masked_taps_of_a_context_layer_are_not_read(k: int) -> None:
     rng = np.random.default_rng(6)
-    params = random_params(rng, "context", 3, 4)
-    masked = {**params, "weight": np.where(reference.type_a_mask(), params["weight"], np.int16(0))}
+    params = random_params(rng, "context", 3, 4, k)
+    masked = {**params, "weight": np.where(reference.type_a_mask(k), params["weight"], np.int16(0))}
     x = random_input(rng, 6, 7, 3)
     np.testing.assert_array_equal(_intnet.run(layer_of(params), x), _intnet.run(layer_of(masked), x))
     assert layer_of(params).worst_sum == layer_of(masked).worst_sum
@@ -179,8 +180,8 @@ def test_layers_agree_with_torch() -> None:
     rng = np.random.default_rng(8)
     x = random_input(rng, 4, 5, 6)
     x_torch = torch.from_numpy(x.astype(np.float64)).permute(2, 0, 1)[None]
-    for kind in ("conv", "context", "deconv", "subpel"):
-        params = random_params(rng, kind, 6, 3)
+    for kind, k in KINDS:
+        params = random_params(rng, kind, 6, 3, k)
         weight = torch.from_numpy(params["weight"].astype(np.float64))
         bias = torch.from_numpy(params["bias"].astype(np.float64))
         if kind == "deconv":
@@ -188,7 +189,7 @@ def test_layers_agree_with_torch() -> None:
         elif kind == "subpel":
             y = functional.pixel_shuffle(functional.conv2d(x_torch, weight, bias, padding=1), 2)
         else:
-            mask = torch.from_numpy(reference.type_a_mask()) if kind == "context" else 1.0
+            mask = torch.from_numpy(reference.type_a_mask(k)) if kind == "context" else 1.0
             y = functional.conv2d(x_torch, weight * mask, bias, padding=weight.shape[2] // 2)
         acc = _intnet.run(Layer(**{**params, "lo": -INT32_MAX, "hi": INT32_MAX}, output="acc"), x)
         np.testing.assert_array_equal(acc, y[0].permute(1, 2, 0).numpy(), err_msg=kind)
@@ -235,7 +236,7 @@ def test_bad_layer_is_rejected(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("kind", "k"), KINDS)
 def test_overflow_proof_is_sharp_for_each_kind(kind: str, k: int) -> None:
     n = 4 if kind == "subpel" else 1
-    taps = {"context": 12, "deconv": 9}.get(kind, k * k)  # a pixel sees at most 9 of the 25 taps of a deconv
+    taps = {"context": k * k // 2, "deconv": 9}.get(kind, k * k)  # a pixel sees at most 9 of the 25 taps of a deconv
     weight = np.full((1, n, k, k) if kind == "deconv" else (n, 1, k, k), 100, dtype=np.int16)
     bias = INT32_MAX - 32767 * 100 * taps
     rest = np.ones(n), np.ones(n), 8

@@ -54,7 +54,7 @@ def random_parts(kind: str, seed: int = 0, flavour: str = "deconv") -> dict[str,
         ]
     }
     if kind == "context":
-        parts["context"] = [random_layer(rng, "context", M, 11, 5, top, 4.0)]
+        parts["context"] = [random_layer(rng, "context", M, 11, k, top, 4.0)]
         parts["entropy_parameters"] = [
             random_layer(rng, "conv", outputs + 11, 35, 1, top, 3.0),
             random_layer(rng, "conv", 35, 10, 1, top, 3.0),
@@ -130,10 +130,11 @@ def test_slice_equals_the_reference(kind: str, isa: str) -> None:
         np.testing.assert_array_equal(model.decode_slice(data, h, w, 1, isa=isa), expected.y_hat)
 
 
+@pytest.mark.parametrize("flavour", ["deconv", "subpel"])  # contexts of 5x5 and of 3x3
 @pytest.mark.parametrize("height", range(1, 8))
-def test_wavefront_of_any_small_shape_equals_the_reference(height: int) -> None:
+def test_wavefront_of_any_small_shape_equals_the_reference(height: int, flavour: str) -> None:
     # Without upsampling in h_s every shape is possible, those narrower than the wavefront's skew too.
-    parts = random_parts("context")
+    parts = random_parts("context", flavour=flavour)
     hyper = [random_layer(np.random.default_rng(1), "conv", N, 2 * M, 3, 32767, 20.0)]
     thresholds = np.arange(0, 900, 100, dtype=np.int32)
     first, *rest = parts["entropy_parameters"]

@@ -183,7 +183,8 @@ cdef object _worst_sums(str kind, weight, bias):
         axes = (0, 2, 3)
         sums = np.max([taps[:, :, i::2, j::2].sum(axis=axes) for i in (0, 1) for j in (0, 1)], axis=0)
     elif kind == "context":
-        sums = taps[:, :, :2].sum(axis=(1, 2, 3)) + taps[:, :, 2, :2].sum(axis=(1, 2))
+        middle = weight.shape[2] // 2
+        sums = taps[:, :, :middle].sum(axis=(1, 2, 3)) + taps[:, :, middle, :middle].sum(axis=(1, 2))
     else:
         sums = taps.sum(axis=(1, 2, 3))
     return np.abs(bias.astype(np.int64)) + MAX_ACTIVATION * sums
@@ -196,7 +197,7 @@ def _checked(kind, weight, bias, mult_pos, mult_neg, shift, lo, hi, output):
     if output not in _OUTPUTS:
         raise ModelError(f"unknown output {output!r}", "known: " + ", ".join(_OUTPUTS))
     weight = _integers(weight, np.int16, "weight", -MAX_ACTIVATION, MAX_ACTIVATION)
-    kernels = {"conv": (1, 3, 5), "context": (5,), "deconv": (5,), "subpel": (3,)}[kind]
+    kernels = {"conv": (1, 3, 5), "context": (3, 5), "deconv": (5,), "subpel": (3,)}[kind]
     if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[2] not in kernels:
         raise ModelError(f"weight of a {kind} layer cannot have the shape {weight.shape}")
     n, n_in = weight.shape[:2] if kind != "deconv" else weight.shape[1::-1]
@@ -239,7 +240,7 @@ cdef class Layer:
     Args:
         kind, weight: within +-32767, laid out as torch does:
             "conv"    (out, in, k, k), k = 1, 3, 5: stride 1, padding k // 2
-            "context" (out, in, 5, 5): the same with type A mask; masked taps are ignored
+            "context" (out, in, k, k), k = 3, 5: the same with type A mask; masked taps are ignored
             "deconv"  (in, out, 5, 5): transposed, stride 2, padding 2, output padding 1
             "subpel"  (4 out, in, 3, 3): stride 1, padding 1, then pixel shuffle by 2
         bias, mult_pos, mult_neg: int32 (out,), subpel (4 out,); 0 <= mult_* < 2^16.

@@ -33,7 +33,7 @@ def _windows(x: NDArray[Any], weight: NDArray[Any], mask: NDArray[Any] | None = 
     return acc
 
 
-def type_a_mask(k: int = 5) -> NDArray[np.bool_]:
+def type_a_mask(k: int) -> NDArray[np.bool_]:
     """(k, k): the taps before the centre in raster order. van den Oord et al. 2016."""
     return (np.arange(k * k) < k * k // 2).reshape(k, k)
 
@@ -56,7 +56,7 @@ def layer_sums(params: Params, x: NDArray[Any]) -> NDArray[np.float64]:
     bias = np.asarray(params["bias"]).astype(np.float64)
     if kind == "deconv":
         return bias + _transposed(x, weight)
-    return bias + _windows(x, weight, type_a_mask() if kind == "context" else None)
+    return bias + _windows(x, weight, type_a_mask(weight.shape[2]) if kind == "context" else None)
 
 
 def run_layer(params: Params, x: NDArray[Any]) -> NDArray[np.int64]:
@@ -100,9 +100,13 @@ class SliceResult(NamedTuple):
     y_hat: NDArray[np.int64]  # (h, w, M)
 
 
-def wavefront_order(height: int, width: int) -> list[tuple[int, int]]:
-    """Positions (row, column) in coding order of a slice with context: by column + 3 row, then by row."""
-    return sorted(((r, c) for r in range(height) for c in range(width)), key=lambda p: (p[1] + 3 * p[0], p[0]))
+def wavefront_order(height: int, width: int, kernel: int = 5) -> list[tuple[int, int]]:
+    """Positions (row, column) in coding order of a slice with a kernel x kernel context: by column + skew row, row.
+
+    skew: 3 of a 5x5 context, 2 of a 3x3 one.
+    """
+    skew = kernel // 2 + 1
+    return sorted(((r, c) for r in range(height) for c in range(width)), key=lambda p: (p[1] + skew * p[0], p[0]))
 
 
 def encode_slice(
@@ -130,18 +134,20 @@ def encode_slice(
         return SliceResult(symbols.ravel(), scale_indexes(scales, thresholds).ravel(), y_hat)
 
     y_hat = np.zeros(y.shape, dtype=np.int64)
-    padded = np.zeros((height + 4, width + 4, M), dtype=np.int64)  # y_hat as the context layer sees it
+    k = np.asarray(context["weight"]).shape[2]
+    m = k // 2
+    padded = np.zeros((height + 2 * m, width + 2 * m, M), dtype=np.int64)  # y_hat as the context layer sees it
     all_symbols, all_indexes = [], []
-    for r, c in wavefront_order(height, width):
-        # The window's centre is position (2, 2); it and what follows it are still zero, and masked anyway.
-        x = run_layer(context, padded[r : r + 5, c : c + 5])[2:3, 2:3]
+    for r, c in wavefront_order(height, width, k):
+        # The window's centre is position (m, m); it and what follows it are still zero, and masked anyway.
+        x = run_layer(context, padded[r : r + k, c : c + k])[m : m + 1, m : m + 1]
         x = np.concatenate([features[r : r + 1, c : c + 1], x], axis=2)
         for layer in parameters:
             x = run_layer(layer, x)
         scales, means = x[0, 0, :M], x[0, 0, M:]
         symbols = quantize(y[r, c], means, fraction_bits)
         y_hat[r, c] = dequantize(symbols, means, fraction_bits)
-        padded[r + 2, c + 2] = saturate(y_hat[r, c])
+        padded[r + m, c + m] = saturate(y_hat[r, c])
         all_symbols.append(symbols)
         all_indexes.append(scale_indexes(scales, thresholds))
     return SliceResult(np.concatenate(all_symbols), np.concatenate(all_indexes), y_hat)

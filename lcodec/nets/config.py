@@ -45,7 +45,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Architecture("mbt2018", "gdn", "context", "Minnen et al. 2018, arXiv 1809.02736"),
         Architecture("cheng2020-anchor", "residual", "context", "Cheng et al. 2020, arXiv 2001.01568"),
         Architecture("cheng2020-attn", "attention", "context", "Cheng et al. 2020, arXiv 2001.01568"),
-        Architecture("lc-s", "shuffle", "mean-scale", "this project: small, decodes fast on a CPU"),
+        Architecture("lc-s", "shuffle", "context", "this project: small, decodes fast on a CPU"),
     )
 }
 

@@ -33,6 +33,11 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1, stride)
 
 
+def pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution as a matrix product over the channels-last memory of x, which is faster in training."""
+    return F.linear(x.permute(0, 2, 3, 1), layer.weight[:, :, 0, 0], layer.bias).permute(0, 3, 1, 2)
+
+
 def subpel_conv3x3(in_channels: int, out_channels: int, r: int) -> nn.Sequential:
     """3x3 convolution and pixel shuffle: upsampling by r."""
     return nn.Sequential(conv3x3(in_channels, out_channels * r * r), nn.PixelShuffle(r))
@@ -159,8 +164,8 @@ class MixingBlock(nn.Module):
         self.contract = conv1x1(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1)))
-        return x + self.contract(F.leaky_relu(self.expand(x), 0.1))
+        x = x + pointwise(self.leave, self.depthwise(F.leaky_relu(pointwise(self.enter, x), 0.1)))
+        return x + pointwise(self.contract, F.leaky_relu(pointwise(self.expand, x), 0.1))
 
 
 class MaskedConv2d(nn.Conv2d):

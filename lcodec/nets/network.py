@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,10 +10,12 @@ from torch import Tensor, nn
 from lcodec.errors import UsageError
 
 from .config import NetConfig
-from .hyper import entropy_parameters, hyper_analysis, hyper_synthesis
-from .layers import MaskedConv2d
+from .hyper import context_prediction, entropy_parameters, hyper_analysis, hyper_synthesis
 from .likelihood import FactorizedPrior, add_noise, gaussian_likelihood, round_ste
 from .transforms import analysis, synthesis
+
+# Of the context network over y, each with what the one before made of it (see `Network.forward`).
+CONTEXT_PASSES = {"ste": 2, "coder": 4}
 
 
 class Output(NamedTuple):
@@ -66,8 +67,8 @@ class Network(nn.Module):
             self.h_a = hyper_analysis(arch.transform, arch.entropy, N, M)
             self.h_s = hyper_synthesis(arch.transform, arch.entropy, N, M)
         if arch.entropy == "context":
-            self.context_prediction = MaskedConv2d(M, 2 * M)
-            self.entropy_parameters = entropy_parameters(M)
+            self.context_prediction = context_prediction(arch.transform, N, M)
+            self.entropy_parameters = entropy_parameters(arch.transform, N, M)
         prior_channels = N if arch.has_hyperprior else M
         self.entropy_bottleneck = FactorizedPrior(prior_channels)
         Q = len(config.qualities)
@@ -128,7 +129,8 @@ class Network(nn.Module):
 
         mode "round": as CompressAI's forward in eval mode (the context family rounds y itself); "noise": additive noise
         everywhere; "ste": noise for the rate, straight-through rounding for what enters h_s, context and g_s;
-        "coder": as the coder does it, rounding y - means (the context family approximates the context by it).
+        "coder": as the coder does it, rounding y - means. What the context sees depends on the means before it: "ste"
+        and "coder" start from rounded y and repeat, CONTEXT_PASSES times in all, which leaves few latents different.
         quality: a number or (B,), None for the first quality of the network.
         """
         q = self._each(quality, x)
@@ -155,12 +157,7 @@ class Network(nn.Module):
             scales = params.float()
         else:
             if entropy == "context":
-                if mode == "coder":
-                    raise UsageError("the context family has no parallel forward in mode 'coder'")
-                ways: dict[str, Callable[[Tensor], Tensor]]
-                ways = {"noise": add_noise, "ste": round_ste, "round": torch.round}
-                y_ctx = ways[mode](y)
-                params = self.entropy_parameters(torch.cat((params, self.context_prediction(y_ctx)), 1))
+                params = self._with_context(params, y, mode)
             scales, means = params.float().chunk(2, 1)
         if mode in ("noise", "ste"):
             v = add_noise(y)
@@ -169,9 +166,25 @@ class Network(nn.Module):
         else:
             y_hat = torch.round(y - means) + means
             likelihoods_y = gaussian_likelihood(y_hat - means, scales)
-            if entropy == "context":
+            if entropy == "context" and mode == "round":
                 y_hat = torch.round(y)
         return y_hat, likelihoods_y, likelihoods_z
+
+    def _with_context(self, params: Tensor, y: Tensor, mode: str) -> Tensor:
+        """Hyper-parameters and y (B, M, h, w) -> scales and means (B, 2M, h, w), all positions at once."""
+
+        def predict(y_ctx: Tensor) -> Tensor:
+            return self.entropy_parameters(torch.cat((params, self.context_prediction(y_ctx)), 1))
+
+        if mode in ("noise", "round"):
+            return predict(add_noise(y) if mode == "noise" else torch.round(y))
+        y_ctx = y + (torch.round(y) - y).detach()
+        for _ in range(CONTEXT_PASSES[mode] - 1):
+            with torch.no_grad():
+                means = predict(y_ctx).float().chunk(2, 1)[1]
+                y_hat = torch.round(y - means) + means
+            y_ctx = y + (y_hat - y).detach()
+        return predict(y_ctx)
 
     def _each(self, quality: Tensor | float | None, x: Tensor) -> Tensor:
         """A quality for each image of the batch, (B,)."""

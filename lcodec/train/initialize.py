@@ -124,7 +124,8 @@ def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
     zero, so that a wider network begins by computing what the narrower one did; new channels keep the start they have.
     """
     # The outputs of this layer are two halves, scales and means: each is copied on its own.
-    halved = {"mean-scale": "h_s.4.", "context": "entropy_parameters.4."}.get(network.config.arch.entropy, "-")
+    part = {"mean-scale": "h_s", "context": "entropy_parameters"}.get(network.config.arch.entropy)
+    halved = f"{part}.{len(getattr(network, part)) - 1}." if part else "-"
     taken = []
     with torch.no_grad():
         for name, own in network.state_dict().items():

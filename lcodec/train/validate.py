@@ -21,11 +21,10 @@ def validate(
 ) -> list[dict[str, float]]:
     """Mean bpp, PSNR (8-bit output) and loss over the images (of large ones the middle), a row a quality.
 
-    The context family is estimated with its context rounded in parallel; its real rate is that of the codec.
+    What the context family's context sees is found by iteration (see `Network.forward`), nearly as the codec has it.
     """
     network.eval()
     device = network.log_gain.device
-    mode = "round" if network.config.arch.entropy == "context" else "coder"
     rows = []
     for quality in qualities:
         total_bpp = total_psnr = total_loss = 0.0
@@ -34,7 +33,7 @@ def validate(
             height, width = pixels.shape[:2]
             x = as_batch(pixels).to(device, memory_format=torch.channels_last)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
-                out = network(x, quality, mode=mode)
+                out = network(x, quality, mode="coder")
             x_hat = out.x_hat.float().clamp(0, 1).mul(255).round().div(255)
             mse = (x_hat - x)[:, :, :height, :width].square().mean()
             bpp = float(out.bits()) / (height * width)
