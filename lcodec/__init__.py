@@ -31,6 +31,9 @@ def encode(
     model: str | os.PathLike[str] | None = None,
     quality: float | None = None,
     *,
+    target_size: int | str | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
     device: str = "auto",
     threads: int | None = None,
 ) -> bytes:
@@ -39,7 +42,9 @@ def encode(
     image: a Pillow image, uint8 (H, W, 3) RGB or (H, W) gray, or the path of an image file.
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
     finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
-    4, or the nearest that the model has. device: "auto", "cpu", "cuda" or "mps". threads: CPU threads, all if None.
+    4, or the nearest that the model has. target_size (bytes, or "200kB"), target_bpp, target_psnr (dB): the quality
+    is searched that meets it, see `lcodec.search.target`. device: "auto", "cpu", "cuda" or "mps". threads: CPU threads,
+    all if None.
     Raises InputError, ModelError, DeviceError, UsageError.
     """
     import numpy as np
@@ -47,6 +52,7 @@ def encode(
 
     from lcodec import weights
     from lcodec.image import from_array, from_pillow, read_image
+    from lcodec.search.target import make_target
 
     if isinstance(image, np.ndarray):
         pixels = from_array(image).pixels
@@ -60,9 +66,10 @@ def encode(
 
         path = finalize_cached(path)
     codec = _codec(str(path), path.stat().st_mtime_ns, device, threads)
-    if quality is None:
+    target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
+    if quality is None and target is None:
         quality = min(max(DEFAULT_QUALITY, codec.qualities[0]), codec.qualities[-1])
-    return codec.encode(pixels, quality).data
+    return codec.encode(pixels, quality, target=target).data
 
 
 def decode(

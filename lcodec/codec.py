@@ -9,10 +9,12 @@ rounding between machines, and that is all that may.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from lcodec.header import quality_to_code
 from lcodec.image import crop, pad
 from lcodec.nets import NetConfig, Network
 from lcodec.nets.tiling import tiled_analysis, tiled_synthesis
+from lcodec.search.target import Target, search
 
 Y_FIX_BITS = 16  # fraction bits of what the integer coder rounds to symbols
 Y_FIX_LIMIT = 2.0**14  # keeps int32; a latent that large is far outside of what any quality needs
@@ -42,16 +45,29 @@ Y_FIX_LIMIT = 2.0**14  # keeps int32; a latent that large is far outside of what
 
 @dataclass
 class EncodeResult:
-    """data: the file. seconds: "transform", "entropy", "total". y_hat_digest: see `latents_digest`."""
+    """data: the file. seconds: "transform", "entropy", "total". y_hat_digest: see `latents_digest`.
+
+    quality: as the file has it, in steps of 1/128. evaluations: how many qualities were tried to meet a target.
+    """
 
     data: bytes
     seconds: dict[str, float]
     y_hat_digest: str
+    quality: float
+    evaluations: int
     _reconstruct: Callable[[], np.ndarray]
 
     def reconstruction(self) -> np.ndarray:
         """What a decoder on this device will give: uint8 (H, W, 3)."""
         return self._reconstruct()
+
+
+class _Attempt(NamedTuple):
+    """An image coded at one quality. y_hat: int32 (H/16, W/16, M) as the decoder will have it."""
+
+    header: Header
+    y_hat: np.ndarray
+    data: bytes
 
 
 @dataclass
@@ -93,38 +109,70 @@ class Codec:
 
     # ---- encode
 
-    def encode(self, pixels: np.ndarray, quality: float, *, slice_log2: int = 6) -> EncodeResult:
-        """uint8 (H, W, 3) RGB -> .lic file. Raises UsageError for a quality that the model does not have."""
+    def encode(
+        self, pixels: np.ndarray, quality: float | None = None, *, target: Target | None = None, slice_log2: int = 6
+    ) -> EncodeResult:
+        """uint8 (H, W, 3) RGB -> .lic file.
+
+        Either quality or target: then the quality is searched for that meets it, see `lcodec.search.target`. Raises
+        UsageError for a quality that the model does not have, or a target that none of its qualities meets.
+        """
         start = time.perf_counter()
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
             raise InputError(f"need uint8 pixels (height, width, 3), not {pixels.dtype} {pixels.shape}")
-        if not self.qualities[0] <= quality <= self.qualities[-1]:
-            raise UsageError(
-                f"model {self.name} has qualities {self.qualities[0]:g} to {self.qualities[-1]:g}, not {quality:g}"
-            )
+        if quality is not None and target is not None:
+            raise UsageError("a quality and a target do not go together")
+        low, high = self.qualities[0], self.qualities[-1]
+        if quality is not None and not low <= quality <= high:
+            raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
         height, width = pixels.shape[:2]
-        header = Header(width, height, self.file.stream_id, quality_to_code(quality), slice_log2)
-        y_fix, z_fix = self._analyse(pad(pixels), self._known_quality(header))
+        latents = self._analyse(pad(pixels))
         analysed = time.perf_counter()
-        slices, y_hat = self._encode_latents(header, y_fix, z_fix)
-        coded = time.perf_counter()
-        data = container.pack(Container(header, slices))
+
+        def attempt(code: int) -> _Attempt:
+            header = Header(width, height, self.file.stream_id, code, slice_log2)
+            slices, y_hat = self._encode_latents(header, *self._apply_gain(latents, self._known_quality(header)))
+            return _Attempt(header, y_hat, container.pack(Container(header, slices)))
+
+        if quality is not None:
+            taken, evaluations = attempt(quality_to_code(quality)), 1
+        elif target is not None:
+            measure = {
+                "size": lambda trial: len(trial.data),
+                "bpp": lambda trial: 8 * len(trial.data) / (width * height),
+                "psnr": lambda trial: psnr(pixels, self._synthesise(trial.header, trial.y_hat)),
+            }[target.kind]
+            found = search(attempt, measure, target, quality_to_code(low), quality_to_code(high))
+            taken, evaluations = found.trial, found.evaluations
+        else:
+            raise UsageError("need a quality or a target")
         seconds = {
             "transform": analysed - start,
-            "entropy": coded - analysed,
+            "entropy": time.perf_counter() - analysed,
             "total": time.perf_counter() - start,
         }
-        return EncodeResult(data, seconds, latents_digest(y_hat), lambda: self._synthesise(header, y_hat))
+        return EncodeResult(
+            taken.data,
+            seconds,
+            latents_digest(taken.y_hat),
+            taken.header.quality,
+            evaluations,
+            lambda: self._synthesise(taken.header, taken.y_hat),
+        )
 
     def _known_quality(self, header: Header) -> float:
         """What the decoder knows of the quality; steps of 1/128 may leave the model's range by half a step."""
         return min(max(header.quality, self.qualities[0]), self.qualities[-1])
 
     @torch.inference_mode()
-    def _analyse(self, pixels: np.ndarray, quality: float) -> tuple[np.ndarray, np.ndarray | None]:
+    def _analyse(self, pixels: np.ndarray) -> Tensor:
+        """g_a of padded pixels, gains not applied: float32 (1, M, H/16, W/16)."""
+        return tiled_analysis(self.network, pixels, self.device)
+
+    @torch.inference_mode()
+    def _apply_gain(self, latents: Tensor, quality: float) -> tuple[np.ndarray, np.ndarray | None]:
         """y and z in 16-bit fixed point, channels last: int32 (H/16, W/16, M), (H/64, W/64, N) or None."""
-        gain = self.network.gain(quality)[:, :, None, None]
-        y = tiled_analysis(self.network, pixels, self.device) * gain
+        y = latents * self.network.gain(quality)[:, :, None, None]
         z = self.network.hyper_analyse(y) if self.network.config.arch.has_hyperprior else None
         return to_fixed(y), None if z is None else to_fixed(z)
 
@@ -177,6 +225,14 @@ def to_fixed(v: Tensor) -> np.ndarray:
         raise InputError("the network gave values that are not finite for this image")
     fixed = (v.double().clamp(-Y_FIX_LIMIT, Y_FIX_LIMIT) * 2.0**Y_FIX_BITS).round()
     return np.ascontiguousarray(fixed.to(torch.int32).cpu().numpy())
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """dB over all channels of two uint8 images of one shape; inf if equal."""
+    total = 0.0
+    for row_a, row_b in zip(a, b, strict=True):  # row by row: no copies of the image
+        total += float(np.square(row_a.astype(np.float32) - row_b).sum(dtype=np.float64))
+    return 10 * math.log10(255**2 * a.size / total) if total else math.inf
 
 
 def available_cores() -> int:

@@ -53,7 +53,7 @@ class FakeCodec:
             raise ModelError(f"no model with id {read_header(data).model_id.hex()}")
         return cls("for-stream", device, threads)
 
-    def encode(self, pixels, quality):
+    def encode(self, pixels, quality, **_options):
         if pixels.shape[1] == FakeCodec.fail_on_width:
             raise ZeroDivisionError("not foreseen")
         header = Header(pixels.shape[1], pixels.shape[0], MODEL_ID, quality_to_code(quality), slice_log2=11)
@@ -62,6 +62,8 @@ class FakeCodec:
             data=data,
             seconds={"transform": 0.25, "entropy": 0.125, "total": 0.375},
             y_hat_digest=f"{zlib.crc32(pixels.tobytes()):08x}",
+            quality=header.quality,
+            evaluations=1,
             reconstruction=lambda: pixels,
         )
 
@@ -526,7 +528,7 @@ def test_signal_while_writing_leaves_nothing(tmp_path, number, code):
         "def wait(_): print('writing', flush=True); time.sleep(30)\n"
         "os.fsync = wait\n"
         "result = types.SimpleNamespace(data=b'x', seconds={}, y_hat_digest='')\n"
-        "codec = types.SimpleNamespace(qualities=(1.0, 8.0), encode=lambda pixels, quality: result)\n"
+        "codec = types.SimpleNamespace(qualities=(1.0, 8.0), encode=lambda pixels, quality, **_: result)\n"
         "sys.modules['lcodec.codec'] = types.SimpleNamespace(Codec=lambda *a, **k: codec)\n"
         "import lcodec.weights\n"
         "lcodec.weights.find = lambda name: name\n"

@@ -35,6 +35,7 @@ SUFFIX = ".lic"
     metavar="1..8",
     help=f"Larger is better and bigger, fractions too [default: {DEFAULT_QUALITY:g}].",
 )
+@options.target
 @click.option("--verify", is_flag=True, help="Decode again and compare before the file appears.")
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
 @options.coding
@@ -43,6 +44,9 @@ def command(
     output: str | None,
     model: str | None,
     quality: float | None,
+    target_size: str | None,
+    target_bpp: float | None,
+    target_psnr: float | None,
     verify: bool,
     limit_pixels: int | None,
     device: str,
@@ -58,9 +62,14 @@ def command(
     lcodec encode photo.jpg                    writes photo.lic
     lcodec encode -q 2.5 photo.jpg -o small.lic
     lcodec encode holiday/ -o holiday-lic/     all images, also in subfolders
+    lcodec encode --target-size 200kB photo.jpg
     """
     from lcodec.image import INPUT_SUFFIXES, read_image
+    from lcodec.search.target import make_target
 
+    target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
+    if target is not None and quality is not None:
+        raise UsageError("a quality and a target do not go together", "the target decides the quality")
     sources = files.find_sources(inputs, INPUT_SUFFIXES, "images")
     jobs = files.plan(sources, inputs, output, SUFFIX)
     to_stdout = any(job.target is None for job in jobs)
@@ -69,11 +78,11 @@ def command(
 
     # Loaded when the first image has been read: a wrong name should not cost the seconds that a model takes.
     @lru_cache(maxsize=1)
-    def load() -> tuple[Codec, float]:
+    def load() -> tuple[Codec, float | None]:
         from lcodec import weights
 
         codec = load_codec(model or weights.DEFAULT_MODEL, device, threads, quiet=quiet)
-        return codec, choose_quality(codec, quality)
+        return codec, choose_quality(codec, quality) if target is None else None
 
     def work(job: files.Job) -> None:
         files.refuse_target(job, sources, force)
@@ -86,12 +95,12 @@ def command(
         read = time.perf_counter()
         codec, chosen = load()
         load_s = time.perf_counter() - read
-        result = codec.encode(image.pixels, chosen)
+        result = codec.encode(image.pixels, chosen, target=target)
         psnr_db = check(codec, result, image.pixels) if verify else None
         files.write(job, result.data, force)
         if quiet:
             return
-        record = describe(job, image, codec, chosen, result, psnr_db)
+        record = describe(job, image, codec, result.quality if chosen is None else chosen, result, psnr_db)
         record["seconds"] |= files.rounded({"load": load_s, "file": time.perf_counter() - start - load_s})
         if as_json:
             print_json(record)
@@ -157,6 +166,7 @@ def describe(
         "model": codec.name,
         "model_id": codec.id,
         "quality": quality,
+        "evaluations": result.evaluations,
         "digest": result.y_hat_digest,
         "verified": psnr_db is not None,
         "warnings": list(image.warnings),
@@ -171,7 +181,7 @@ def summarize(record: dict[str, Any]) -> str:
     """The record on one line."""
     line = (
         f"{record['input']} -> {record['output']}: {record['width']}x{record['height']}, "
-        f"{files.describe_size(record['bytes'])}, {record['bpp']:.3f} bpp, "
+        f"{files.describe_size(record['bytes'])}, {record['bpp']:.3f} bpp, q {record['quality']:.4g}, "
         f"{record['ratio_input']:.1f}x smaller than the input, {record['ratio_raw']:.1f}x than raw, "
         f"{record['seconds']['file']:.2f} s"
     )

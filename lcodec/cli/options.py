@@ -44,3 +44,14 @@ def coding(function: F) -> F:
     for option in (debug, verbose, quiet, force, as_json, threads, device):
         function = option(function)
     return function
+
+
+def target(function: F) -> F:
+    """What an encoder may aim at instead of a quality."""
+    for option in (
+        click.option("--target-psnr", type=float, metavar="DB", help="Least quality with this PSNR, RGB of 8 bits."),
+        click.option("--target-bpp", type=float, metavar="BPP", help="Best quality within these bits per pixel."),
+        click.option("--target-size", metavar="SIZE", help="Best quality within a file of 200kB, 1.5MiB, ..."),
+    ):
+        function = option(function)
+    return function
