@@ -34,7 +34,7 @@ from lcodec.decoder import (
 from lcodec.entropy.tables import table_set
 from lcodec.errors import DeviceError, InputError, ModelError, UsageError
 from lcodec.header import quality_to_code
-from lcodec.image import crop, pad
+from lcodec.image import Picture, crop, decode_alpha, encode_alpha, fill_transparent, pad
 from lcodec.nets import NetConfig, Network
 from lcodec.nets.tiling import tiled_analysis, tiled_synthesis
 from lcodec.search.target import Target, search
@@ -58,7 +58,7 @@ class EncodeResult:
     _reconstruct: Callable[[], np.ndarray]
 
     def reconstruction(self) -> np.ndarray:
-        """What a decoder on this device will give: uint8 (H, W, 3)."""
+        """The pixels that a decoder on this device will give: like `Picture.pixels`, of the input's type and shape."""
         return self._reconstruct()
 
 
@@ -72,12 +72,18 @@ class _Attempt(NamedTuple):
 
 @dataclass
 class DecodeResult:
-    """pixels: uint8 (H, W, 3) RGB. seconds: "transform", "entropy", "total". digest: see `latents_digest`."""
+    """seconds: "transform", "entropy", "total". digest: see `latents_digest`. warnings: what had to be skipped."""
 
-    pixels: np.ndarray
+    picture: Picture
     header: Header
     seconds: dict[str, float]
     digest: str
+    warnings: list[str]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8, in a deep file uint16; (H, W, 3) RGB, in a gray file (H, W)."""
+        return self.picture.pixels
 
 
 class Codec:
@@ -110,29 +116,38 @@ class Codec:
     # ---- encode
 
     def encode(
-        self, pixels: np.ndarray, quality: float | None = None, *, target: Target | None = None, slice_log2: int = 6
+        self,
+        picture: Picture | np.ndarray,
+        quality: float | None = None,
+        *,
+        target: Target | None = None,
+        slice_log2: int = 6,
     ) -> EncodeResult:
-        """uint8 (H, W, 3) RGB -> .lic file.
+        """A picture with all its metadata, or pixels alone -> .lic file.
 
-        Either quality or target: then the quality is searched for that meets it, see `lcodec.search.target`. Raises
-        UsageError for a quality that the model does not have, or a target that none of its qualities meets.
+        Pixels are uint8 or uint16, (H, W, 3) RGB or (H, W) gray. Either quality or target: then the quality is searched
+        for that meets it, see `lcodec.search.target`. Raises InputError for pixels of another shape or type, UsageError
+        for a quality that the model does not have, or a target that none of its qualities meets.
         """
         start = time.perf_counter()
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-            raise InputError(f"need uint8 pixels (height, width, 3), not {pixels.dtype} {pixels.shape}")
+        if not isinstance(picture, Picture):
+            picture = Picture(picture)
         if quality is not None and target is not None:
             raise UsageError("a quality and a target do not go together")
         low, high = self.qualities[0], self.qualities[-1]
         if quality is not None and not low <= quality <= high:
             raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
-        height, width = pixels.shape[:2]
+        height, width = picture.height, picture.width
+        pixels = visible(picture)
         latents = self._analyse(pad(pixels))
         analysed = time.perf_counter()
+        alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
 
         def attempt(code: int) -> _Attempt:
-            header = Header(width, height, self.file.stream_id, code, slice_log2)
+            header = Header(width, height, self.file.stream_id, code, slice_log2, picture.gray, picture.deep)
             slices, y_hat = self._encode_latents(header, *self._apply_gain(latents, self._known_quality(header)))
-            return _Attempt(header, y_hat, container.pack(Container(header, slices)))
+            box = Container(header, slices, picture.icc, picture.exif, picture.xmp, alpha)
+            return _Attempt(header, y_hat, container.pack(box))
 
         if quality is not None:
             taken, evaluations = attempt(quality_to_code(quality)), 1
@@ -140,7 +155,9 @@ class Codec:
             measure = {
                 "size": lambda trial: len(trial.data),
                 "bpp": lambda trial: 8 * len(trial.data) / (width * height),
-                "psnr": lambda trial: psnr(pixels, self._synthesise(trial.header, trial.y_hat)),
+                "psnr": lambda trial: psnr(
+                    pixels.reshape(picture.pixels.shape), self._synthesise(trial.header, trial.y_hat)
+                ),
             }[target.kind]
             found = search(attempt, measure, target, quality_to_code(low), quality_to_code(high))
             taken, evaluations = found.trial, found.evaluations
@@ -203,19 +220,33 @@ class Codec:
         read_checked_header(data, max_pixels)
         box = container.unpack(data)
         check_model(box.header, self.file)
+        alpha = read_alpha(box)
         y_hat = decode_latents(box, self.file, self.entropy, self.threads)
         decoded = time.perf_counter()
         pixels = self._synthesise(box.header, y_hat)
         end = time.perf_counter()
         seconds = {"entropy": decoded - start, "transform": end - decoded, "total": end - start}
-        return DecodeResult(pixels, box.header, seconds, latents_digest(y_hat))
+        picture = Picture(pixels, alpha, box.icc, box.exif, box.xmp)
+        return DecodeResult(picture, box.header, seconds, latents_digest(y_hat), box.warnings)
 
     @torch.inference_mode()
     def _synthesise(self, header: Header, y_hat: np.ndarray) -> np.ndarray:
-        """y_hat int32 (H/16, W/16, M) in fixed point -> uint8 (H, W, 3), cropped."""
+        """y_hat int32 (H/16, W/16, M) in fixed point -> the pixels of a `Picture`."""
         scale = self.network.inverse_gain(self._known_quality(header))[:, :, None, None] * 2.0**-self.entropy.fy
-        pixels = tiled_synthesis(self.network, y_hat, scale, self.device)
+        pixels = tiled_synthesis(self.network, y_hat, scale, self.device, gray=header.gray, deep=header.deep)
         return np.ascontiguousarray(crop(pixels, header.height, header.width))
+
+
+def visible(picture: Picture) -> np.ndarray:
+    """(H, W, 3) or (H, W, 1) for the networks; what is fully transparent is filled so that it costs few bits."""
+    pixels = picture.pixels if picture.alpha is None else fill_transparent(picture.pixels, picture.alpha)
+    return pixels[:, :, None] if picture.gray else pixels
+
+
+def read_alpha(box: Container) -> np.ndarray | None:
+    """(H, W) as in `Picture`, None without an ALPHA section. Raises StreamError."""
+    header = box.header
+    return None if box.alpha is None else decode_alpha(box.alpha, header.height, header.width, header.deep)
 
 
 def to_fixed(v: Tensor) -> np.ndarray:
@@ -228,11 +259,11 @@ def to_fixed(v: Tensor) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB over all channels of two uint8 images of one shape; inf if equal."""
+    """dB over all channels of two images of one shape and type, uint8 or uint16; inf if equal."""
     total = 0.0
     for row_a, row_b in zip(a, b, strict=True):  # row by row: no copies of the image
         total += float(np.square(row_a.astype(np.float32) - row_b).sum(dtype=np.float64))
-    return 10 * math.log10(255**2 * a.size / total) if total else math.inf
+    return 10 * math.log10(np.iinfo(a.dtype).max ** 2 * a.size / total) if total else math.inf
 
 
 def available_cores() -> int:

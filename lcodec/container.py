@@ -66,7 +66,7 @@ class SectionType(IntEnum):
 
     SLICE = 1
     INDEX = 2
-    ALPHA = 3  # reserved
+    ALPHA = 3
     ICC = 4
     EXIF = 6
     XMP = 8
@@ -82,6 +82,8 @@ _METHOD_RAW, _METHOD_ZLIB = 0, 1
 class Container:
     """A whole file: slices in raster order, metadata decompressed, `warnings` about what was skipped.
 
+    `alpha` is the payload of that section as it lies in the file.
+
     After a tolerant reading `damaged` has the numbers of the slices that are lost; these are b"" in `slices`.
     """
 
@@ -90,6 +92,7 @@ class Container:
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    alpha: bytes | None = None
     warnings: list[str] = field(default_factory=list)
     damaged: list[int] = field(default_factory=list)
 
@@ -132,6 +135,8 @@ def pack(container: Container) -> bytes:
         data = getattr(container, name)
         if data is not None:
             parts.append(_pack_section(type_, _pack_metadata(data)))
+    if container.alpha is not None:
+        parts.append(_pack_section(SectionType.ALPHA, container.alpha))
     parts.extend(_pack_section(SectionType.SLICE, s) for s in slices)
     return b"".join(parts)
 
@@ -221,14 +226,14 @@ def _read_front(
             section = _read_section(view, offset)
             if section.type == SectionType.SLICE:
                 return index, offset, sound
-            if section.critical and not section.intact:
+            if section.critical and not section.intact and not (tolerant and section.type == SectionType.ALPHA):
                 raise Corrupt(f"section {section.name} at byte {offset}: checksum does not hold")
         except StreamError as error:
             if not tolerant:
                 raise
             container.warnings.append(str(error))
             return index, offset, False
-        if section.critical:
+        if section.critical and section.type != SectionType.ALPHA:
             raise UnsupportedVersion(f"critical section {section.name} is unknown", "try a newer lcodec")
         where = f"section {section.name} at byte {offset}"
         offset = section.end
@@ -240,6 +245,9 @@ def _read_front(
         elif section.type == SectionType.INDEX:
             seen.add(section.type)
             index = _read_index(section.payload, container.header.slice_count)
+        elif section.type == SectionType.ALPHA:
+            seen.add(section.type)
+            container.alpha = bytes(section.payload)
         elif section.type in _METADATA:
             seen.add(section.type)
             try:

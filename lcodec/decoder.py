@@ -15,7 +15,7 @@ from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import table_set
-from lcodec.errors import Corrupt, LimitExceeded, ModelError, UnsupportedVersion
+from lcodec.errors import Corrupt, LimitExceeded, ModelError
 
 T = TypeVar("T")
 DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
@@ -65,17 +65,9 @@ def check_size(header: Header, max_pixels: int | None) -> None:
         )
 
 
-def check_supported(header: Header) -> None:
-    """Raise UnsupportedVersion for what the format has and this program does not make pictures of."""
-    for wanted, what in ((header.gray, "grayscale"), (header.deep, "16-bit")):
-        if wanted:
-            raise UnsupportedVersion(f"this version of lcodec does not decode {what} files", "try a newer lcodec")
-
-
 def read_checked_header(data: bytes, max_pixels: int | None) -> Header:
     """The header of a file that may be decoded; nothing behind it is looked at. Raises StreamError."""
     header = container.read_header(data)
-    check_supported(header)
     check_size(header, max_pixels)
     return header
 

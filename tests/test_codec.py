@@ -16,9 +16,10 @@ import lcodec
 from lcodec import container, decoder, weights
 from lcodec.codec import Codec
 from lcodec.entropy.tables import table_set
-from lcodec.errors import Corrupt, DeviceError, LimitExceeded, ModelError, UsageError
+from lcodec.errors import Corrupt, DeviceError, LimitExceeded, ModelError, StreamError, UsageError
 from lcodec.finalize.assemble import finalize_network
 from lcodec.finalize.report import measure
+from lcodec.image import Picture, to_8_bits
 from lcodec.nets import ARCHITECTURES
 
 from .conftest import random_network
@@ -148,3 +149,79 @@ def test_unknown_model_is_named_with_where_it_was_looked_for(codec, photo, monke
     with pytest.raises(ModelError, match=codec.id[:16]) as caught:
         decoder.digest(data)
     assert str(tmp_path) in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_picture_comes_back_as_what_it_was(models, photo, gray, deep, alpha):
+    codec = Codec(models["mbt2018-mean"], "cpu", 1)
+    pixels = photo[:70, :90]
+    pixels = pixels[..., 1] if gray else pixels
+    dtype = np.uint16 if deep else np.uint8
+    pixels = pixels.astype(dtype) * dtype(257 if deep else 1)
+    opacity = np.random.default_rng(0).integers(0, 65536, (70, 90)).astype(dtype) if alpha else None
+    picture = Picture(pixels, opacity, b"profile", b"exif", b"xmp")
+    result = codec.encode(picture, 8.0)
+    decoded = codec.decode(result.data)
+    got = decoded.picture
+    assert (decoded.header.gray, decoded.header.deep, got.mode) == (gray, deep, picture.mode)
+    assert got.pixels.dtype == dtype and got.pixels.shape == pixels.shape
+    assert np.array_equal(got.pixels, result.reconstruction())
+    assert (got.icc, got.exif, got.xmp) == (b"profile", b"exif", b"xmp")
+    if opacity is None:
+        assert got.alpha is None
+    else:
+        assert got.alpha is not None and got.alpha.dtype == dtype and np.array_equal(got.alpha, opacity)
+    assert decoder.digest(result.data) == result.y_hat_digest
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Codec:
+    """Trained weights: random ones make no pictures."""
+    return Codec(weights.DEFAULT_MODEL, "cpu", 1)
+
+
+def test_sixteen_bits_reach_the_networks_and_come_out_again(shipped, photo):
+    """A change below one step of 8 bits changes the latents before rounding; the output is not on the steps of 8."""
+    codec = shipped
+    deep = photo[:64, :64].astype(np.uint16) * 257
+    same = codec._analyse(photo[:64, :64], 8.0)[0]
+    assert np.abs(codec._analyse(deep, 8.0)[0] - same).max() <= 64  # float rounding; 65536 is one step of the latents
+    assert np.abs(codec._analyse(deep + np.uint16(100), 8.0)[0] - same).max() > 640
+    decoded = codec.decode(codec.encode(deep, 8.0).data)
+    assert np.count_nonzero(decoded.pixels % 257) > 0.9 * decoded.pixels.size
+    eight = codec.decode(codec.encode(photo[:64, :64], 8.0).data)
+    assert eight.digest == decoded.digest
+    difference = np.abs(to_8_bits(decoded.pixels).astype(int) - eight.pixels)
+    assert difference.max() <= 1 and difference.mean() < 0.001  # a value between two steps may go either way
+
+
+def test_gray_is_what_three_equal_channels_are(shipped, photo):
+    codec = shipped
+    gray = np.ascontiguousarray(photo[:64, :80, 0])
+    alone = codec.decode(codec.encode(gray, 4.0).data)
+    threefold = codec.decode(codec.encode(np.repeat(gray[..., None], 3, axis=2), 4.0).data)
+    assert alone.digest == threefold.digest
+    mean = threefold.pixels.mean(axis=2)
+    assert np.abs(alone.pixels - mean).max() <= 1
+
+
+def test_hidden_pixels_cost_no_bits(shipped, photo):
+    codec = shipped
+    alpha = np.zeros((256, 256), np.uint8)
+    alpha[64:128, 64:128] = 255
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    pixels = np.where(alpha[..., None] > 0, photo[:256, :256], noise)
+    with_noise = codec.encode(Picture(pixels, alpha), 4.0).data
+    assert with_noise == codec.encode(Picture(photo[:256, :256], alpha), 4.0).data
+    assert len(with_noise) < 0.3 * len(codec.encode(photo[:256, :256], 4.0).data)
+
+
+def test_damaged_alpha_is_refused(models, photo):
+    codec = Codec(models["mbt2018-mean"], "cpu", 1)
+    data = codec.encode(Picture(photo[:64, :64], np.full((64, 64), 7, np.uint8)), 4.0).data
+    box = container.unpack(data)
+    for payload in (b"", b"\x08\x09", b"\x10" + (box.alpha or b"")[1:], (box.alpha or b"")[:-1]):
+        with pytest.raises(StreamError):
+            codec.decode(container.pack(replace(box, alpha=payload)))

@@ -232,7 +232,9 @@ TWO = make_header(300, 30, parameters=0)
         (TWO + make_section(2, b"\1\1") * 2 + SLICE + SLICE, Corrupt, "INDEX at byte .* second of its type"),
         (HEAD + make_section(4, b"\0icc") * 2 + SLICE, Corrupt, "ICC at byte .* second of its type"),
         (HEAD + make_section(0, b"") * 257 + SLICE, Corrupt, "more than 256 sections"),
-        (HEAD + make_section(3, b"alpha") + SLICE, UnsupportedVersion, "ALPHA"),
+        (HEAD + make_section(3, b"a") * 2 + SLICE, Corrupt, "ALPHA at byte .* second of its type"),
+        (HEAD + make_section(3, b"a")[:-1] + b"?" + SLICE, Corrupt, "ALPHA at byte .* checksum"),
+        (HEAD + make_section(13, b"") + SLICE, UnsupportedVersion, "type 13"),
         (HEAD + make_section(5, b"") + SLICE, UnsupportedVersion, "type 5"),
         (HEAD + make_section(15, b"\x11") + SLICE, UnsupportedVersion, "type 17"),
         (HEAD + make_section(15, b"\x04icc") + SLICE, Corrupt, "type 4 in extended form"),
@@ -420,3 +422,16 @@ def test_the_container_needs_nothing_but_the_standard_library():
         source = Path(module.__file__).read_text(encoding="utf-8")
         for name in re.findall(r"^(?:from|import) ([\w.]+)", source, re.M):
             assert name.split(".")[0] in sys.stdlib_module_names or name in ("lcodec.errors", "lcodec.header")
+
+
+def test_alpha_is_kept_as_it_is_and_its_loss_is_told_when_tolerant():
+    good = Container(Header(1, 1, bytes(8)), [b"slice"], icc=b"profile", alpha=b"opacity")
+    data = pack(good)
+    assert unpack(data) == good
+    place = data.index(b"opacity")
+    bad = data[:place] + b"O" + data[place + 1 :]
+    with pytest.raises(Corrupt, match="ALPHA"):
+        unpack(bad)
+    got = unpack(bad, tolerant=True)
+    assert (got.alpha, got.icc, got.slices, got.damaged) == (None, b"profile", [b"slice"], [])
+    assert len(got.warnings) == 1 and "ALPHA" in got.warnings[0]

@@ -1,6 +1,7 @@
 """Pictures as arrays: reading and writing files, padding to what the networks need."""
 
 from lcodec.atomic import write_atomically
+from lcodec.image.alpha import alpha_rows, decode_alpha, encode_alpha, fill_transparent
 from lcodec.image.io import (
     INPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
@@ -12,19 +13,27 @@ from lcodec.image.io import (
     write_image,
 )
 from lcodec.image.pad import centre, crop, pad, padded_size
+from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 
 __all__ = [
     "INPUT_SUFFIXES",
     "OUTPUT_SUFFIXES",
     "Image",
+    "Picture",
+    "alpha_rows",
     "centre",
     "crop",
+    "decode_alpha",
+    "encode_alpha",
+    "fill_transparent",
     "from_array",
     "from_pillow",
     "image_bytes",
     "pad",
     "padded_size",
     "read_image",
+    "to_16_bits",
+    "to_8_bits",
     "write_atomically",
     "write_image",
 ]

@@ -30,7 +30,7 @@ def pad(pixels: np.ndarray, multiple: int = BLOCK_PX) -> np.ndarray:
 
 
 def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Undo `pad`: the first `height` rows and `width` columns of (H', W', C), as a view."""
+    """Undo `pad`: the first `height` rows and `width` columns of (H', W', ...), as a view."""
     if not (0 < height <= pixels.shape[0] and 0 < width <= pixels.shape[1]):
         raise UsageError(f"cannot crop {pixels.shape[1]}x{pixels.shape[0]} to {width}x{height}")
     return pixels[:height, :width]

@@ -30,32 +30,52 @@ def _spans(size: int, halo: int) -> Iterator[Span]:
 
 
 def tiled_analysis(network: Network, pixels: np.ndarray, device: torch.device) -> Tensor:
-    """g_a of uint8 (H, W, 3), sides multiples of 64 -> (1, M, H/16, W/16) float32 on `device`, gains not applied."""
+    """g_a of an image, sides multiples of 64 -> (1, M, H/16, W/16) float32 on `device`, gains not applied.
+
+    pixels: uint8 or uint16, full range, (H, W, 3), or (H, W, 1) for three equal channels.
+    """
     halo, s = HALO_LATENTS[network.config.arch.transform], DOWNSAMPLING_Y
     rows, columns = pixels.shape[0] // s, pixels.shape[1] // s
+    white = float(np.iinfo(pixels.dtype).max)
     y = torch.empty(1, network.config.M, rows, columns, device=device)
     for r0, r1, top, bottom in _spans(rows, halo):
         for c0, c1, left, right in _spans(columns, halo):
-            block = torch.from_numpy(np.array(pixels[r0 * s : r1 * s, c0 * s : c1 * s])).to(device)
-            x = block.permute(2, 0, 1)[None].float().div_(255).contiguous(memory_format=torch.channels_last)
+            block = np.array(pixels[r0 * s : r1 * s, c0 * s : c1 * s])
+            if block.dtype == np.uint16:  # of which torch knows little
+                block = block.astype(np.int32)
+            x = torch.from_numpy(block).to(device).permute(2, 0, 1)[None].float().div_(white)
+            x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
             out = network.g_a(x)[:, :, top - r0 : bottom - r0, left - c0 : right - c0]
             y[:, :, top:bottom, left:right] = out
     return y
 
 
-def tiled_synthesis(network: Network, y_hat: np.ndarray, scale: Tensor, device: torch.device) -> np.ndarray:
-    """g_s of y_hat * scale -> uint8 (H, W, 3), rounded and clamped.
+def tiled_synthesis(
+    network: Network,
+    y_hat: np.ndarray,
+    scale: Tensor,
+    device: torch.device,
+    *,
+    gray: bool = False,
+    deep: bool = False,
+) -> np.ndarray:
+    """g_s of y_hat * scale -> uint8, or uint16 if `deep`, (H, W, 3), or (H, W) if `gray`; clamped and rounded.
 
-    y_hat: int32 (H/16, W/16, M); scale: (1, M, 1, 1), turns its fixed point into what g_s takes.
+    y_hat: int32 (H/16, W/16, M); scale: (1, M, 1, 1), turns its fixed point into what g_s takes. Gray is the mean of
+    the three channels, clamped before, rounded after.
     """
     halo, s = HALO_LATENTS[network.config.arch.transform], DOWNSAMPLING_Y
     rows, columns = y_hat.shape[:2]
-    pixels = np.empty((rows * s, columns * s, 3), np.uint8)
+    dtype = np.uint16 if deep else np.uint8
+    white = float(np.iinfo(dtype).max)
+    pixels = np.empty((rows * s, columns * s, 1 if gray else 3), dtype)
     for r0, r1, top, bottom in _spans(rows, halo):
         for c0, c1, left, right in _spans(columns, halo):
             block = torch.from_numpy(np.ascontiguousarray(y_hat[r0:r1, c0:c1])).to(device)
             x_hat = network.g_s(block.permute(2, 0, 1)[None].float() * scale)
             x_hat = x_hat[0, :, (top - r0) * s : (bottom - r0) * s, (left - c0) * s : (right - c0) * s]
-            out = x_hat.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
+            out = x_hat.clamp(0, 1)
+            out = (out.mean(0, keepdim=True) if gray else out).mul(white).round()
+            out = out.to(torch.int32 if deep else torch.uint8).permute(1, 2, 0)
             pixels[top * s : bottom * s, left * s : right * s] = out.cpu().numpy()
-    return pixels
+    return pixels[:, :, 0] if gray else pixels

@@ -1,0 +1,76 @@
+"""What a picture is to this program: samples, alpha and the metadata that go with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcodec.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Samples and what belongs to them.
+
+    pixels: uint8, or uint16 over the full range to 65535; (H, W, 3) RGB or (H, W) gray. alpha: (H, W) of the same type,
+    straight (not multiplied into the colours), or None. icc, exif (from its TIFF header on), xmp: bytes as they are in
+    files, or None. Without icc the colour space is sRGB. Raises InputError for other shapes and types.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if dtype not in (np.uint8, np.uint16):
+            raise InputError(f"samples of type {dtype}, not uint8 or uint16")
+        if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)) or 0 in shape:
+            raise InputError(f"pixels of shape {shape}, not (height, width) or (height, width, 3)")
+        if self.alpha is not None and (self.alpha.shape != shape[:2] or self.alpha.dtype != dtype):
+            raise InputError(
+                f"alpha is {self.alpha.dtype} {self.alpha.shape}, not {dtype} {shape[:2]} as the pixels are"
+            )
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def gray(self) -> bool:
+        return self.pixels.ndim == 2
+
+    @property
+    def deep(self) -> bool:
+        """Whether samples have 16 bits."""
+        return bool(self.pixels.dtype == np.uint16)
+
+    @property
+    def mode(self) -> str:
+        """L, LA, RGB or RGBA, as Pillow names them; the same for 8 and 16 bits."""
+        return ("L" if self.gray else "RGB") + ("" if self.alpha is None else "A")
+
+    def rgb8(self) -> np.ndarray:
+        """uint8 (H, W, 3), without alpha: gray three times, 16 bits rounded to 8."""
+        pixels = to_8_bits(self.pixels)
+        return np.repeat(pixels[:, :, None], 3, axis=2) if self.gray else pixels
+
+
+def to_8_bits(samples: np.ndarray) -> np.ndarray:
+    """uint16 of any shape to the nearest uint8; uint8 stays what it is."""
+    if samples.dtype == np.uint8:
+        return samples
+    # 65535 = 255 * 257, so the nearest is a division by 257, rounded
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def to_16_bits(samples: np.ndarray) -> np.ndarray:
+    """uint8 of any shape to uint16, 255 to 65535; uint16 stays what it is."""
+    return samples if samples.dtype == np.uint16 else samples * np.uint16(257)
