@@ -426,12 +426,12 @@ def test_the_container_needs_nothing_but_the_standard_library():
 
 def test_alpha_is_kept_as_it_is_and_its_loss_is_told_when_tolerant():
     good = Container(Header(1, 1, bytes(8)), [b"slice"], icc=b"profile", alpha=b"opacity")
-    data = pack(good)
-    assert unpack(data) == good
+    data = lic.pack(good)
+    assert lic.unpack(data) == good
     place = data.index(b"opacity")
     bad = data[:place] + b"O" + data[place + 1 :]
     with pytest.raises(Corrupt, match="ALPHA"):
-        unpack(bad)
-    got = unpack(bad, tolerant=True)
+        lic.unpack(bad)
+    got = lic.unpack(bad, tolerant=True)
     assert (got.alpha, got.icc, got.slices, got.damaged) == (None, b"profile", [b"slice"], [])
     assert len(got.warnings) == 1 and "ALPHA" in got.warnings[0]
