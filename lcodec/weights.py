@@ -108,6 +108,7 @@ class ModelInfo:
     qualities: tuple[float, ...]
     size_bytes: int
     summary: str
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def pack(model: ModelFile) -> bytes:
@@ -163,6 +164,7 @@ def info(path: Path) -> ModelInfo:
             _qualities(config, "qualities"),
             path.stat().st_size,
             str(card.get("summary", "")),
+            card,
         )
     except (KeyError, ModelError) as e:
         raise ModelError(f"model {path} has a damaged description") from e
@@ -250,7 +252,8 @@ def search_path() -> list[Path]:
     return [*extra, shipped_folder(), cache_folder()]
 
 
-def _files() -> list[Path]:
+def model_files() -> list[Path]:
+    """Every file of the search path that could be a model by its name, readable or not."""
     return [p for folder in search_path() if folder.is_dir() for p in sorted(folder.glob("*" + SUFFIX))]
 
 
@@ -263,7 +266,7 @@ def list_models() -> list[ModelInfo]:
 
 
 def _readable_models() -> Iterator[ModelInfo]:
-    for path in _files():
+    for path in model_files():
         try:
             yield info(path)
         except ModelError:

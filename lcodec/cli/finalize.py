@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lcodec.cli import options
-from lcodec.cli.report import print_json
+from lcodec.cli.report import print_json, warn
 from lcodec.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from lcodec.finalize.report import Rate
+
+WORTH_A_WARNING_PERCENT = 2.0
 
 
 @click.command("finalize", short_help="Make a model file of a checkpoint.")
@@ -54,16 +60,18 @@ def command(
     from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
 
+    photographs = calibration_images(calibration)
     done = finalize(
         checkpoint,
-        calibration_images(calibration),
+        photographs,
         fp16=fp16,
         card={"summary": summary} if summary else None,
         report_images=calibration_images(report) if report else None,
+        compare_half=True,
     )
     # It took a while: whether the output is still free is asked again.
     write_atomically(output, weights.pack(done.model), overwrite=force)
-    outcome = {
+    outcome: dict[str, Any] = {
         "output": str(output),
         "id": done.model.id,
         "bytes": output.stat().st_size,
@@ -74,13 +82,26 @@ def command(
         "rates": [
             {
                 "quality": rate.quality,
-                "integer_bpp": rate.integer_bits / rate.pixels,
-                "float_bpp": rate.float_bits / rate.pixels,
+                "integer_bpp": rate.integer_bpp,
+                "float_bpp": rate.float_bpp,
                 "excess_percent": rate.excess_percent,
+                "psnr": rate.psnr,
             }
             for rate in done.rates
         ],
+        "calibration": {
+            "folder": str(calibration or weights.shipped_folder() / "calibration"),
+            "images": len(photographs),
+            "pixels": sum(image.shape[0] * image.shape[1] for image in photographs),
+            "half": [
+                {"quality": half.quality, "integer_bpp": half.integer_bpp, "percent": percent(half, whole)}
+                for half, whole in zip(done.half_rates, done.rates, strict=False)
+            ],
+        },
     }
+    worst = max(rate.excess_percent for rate in done.rates)
+    if worst > WORTH_A_WARNING_PERCENT:
+        warn(f"the integers cost {worst:.1f} % more bits than the float model: calibrate on more or other photographs")
     if as_json:
         print_json(outcome)
         return
@@ -90,6 +111,18 @@ def command(
         click.echo(f"  {name:22} {layer.kind:8} weights +-{layer.weight_error:.2%}, sums <= {share:.1%} of int32")
     for rate in done.rates:
         click.echo(
-            f"  quality {rate.quality:g}: {rate.integer_bits / rate.pixels:.4f} bpp coded, "
-            f"{rate.float_bits / rate.pixels:.4f} estimated by the float model ({rate.excess_percent:+.2f} %)"
+            f"  quality {rate.quality:g}: {rate.integer_bpp:.4f} bpp coded, {rate.float_bpp:.4f} estimated by the "
+            f"float model ({rate.excess_percent:+.2f} %), {rate.psnr:.2f} dB"
         )
+    used = outcome["calibration"]
+    click.echo(f"  calibrated on {used['images']} images, {used['pixels'] / 1e6:.1f} megapixels of {used['folder']}")
+    if done.half_rates:
+        changes = ", ".join(
+            f"{percent(half, whole):+.2f} % at quality {half.quality:g}"
+            for half, whole in zip(done.half_rates, done.rates, strict=True)
+        )
+        click.echo(f"  with every second of them it would code {changes}")
+
+
+def percent(rate: Rate, against: Rate) -> float:
+    return 100 * (rate.integer_bits / against.integer_bits - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lcodec.image import INPUT_SUFFIXES, centre, read_image
 from lcodec.nets import Network, compressai
 
 from . import freeze
-from .calibrate import HEADROOM, Ranges, calibrate, fraction_bits
+from .calibrate import HEADROOM, Ranges, calibrate, fraction_bits, steady
 from .quantize import ACTIVATION_MAX, FloatLayer, IntegerLayer, float_layers, quantize_layer
 from .report import Rate, measure
 
@@ -34,12 +34,14 @@ MAX_CALIBRATION_PX = 1024  # a side: they run through the networks whole
 class Finalized:
     """A model file in memory, and how it came out.
 
-    layers: name -> integer layer. rates: real against float bits on the calibration images.
+    layers: name -> integer layer. rates: real against float bits on the report images. half_rates: the same of a model
+    that was calibrated on every second image; empty if that was not asked for or there is but one image.
     """
 
     model: weights.ModelFile
     layers: dict[str, IntegerLayer]
     rates: list[Rate] = field(default_factory=list)
+    half_rates: list[Rate] = field(default_factory=list)
 
 
 def finalize(
@@ -49,12 +51,14 @@ def finalize(
     fp16: bool = False,
     card: Mapping[str, Any] | None = None,
     report_images: Sequence[np.ndarray] | None = None,
+    compare_half: bool = False,
     begin: Callable[[], None] = lambda: None,
 ) -> Finalized:
     """Turn a training checkpoint of lcodec, or one of CompressAI, into a model file.
 
     images: photographs, uint8 (H, W, 3), on which activation ranges are measured. fp16: keep float weights in half
-    precision. report_images: what the rates are measured on, `images` if None; they change nothing in the model.
+    precision. report_images: what the rates are measured on, `images` if None; they change the card alone.
+    compare_half: also measure what half of the images would have given, which tells whether they suffice.
     begin: called when the checkpoint has turned out to be one. The same checkpoint and images give the same id. Raises
     ModelError if the checkpoint is neither, or has an entropy model that cannot be made of safe integers.
     """
@@ -72,9 +76,24 @@ def finalize(
     done = finalize_network(network, tables_state, images, fp16=fp16, card={**origin, **(card or {})})
     quality_range = network.config.qualities
     step = max(1, (len(quality_range) - 1) // (REPORT_QUALITIES - 1))
-    entropy = IntegerEntropyModel(done.model.integers(), done.model.entropy)
-    table_qualities = done.model.entropy["table_qualities"]
-    done.rates = measure(network, entropy, table_qualities, report_images or images, quality_range[::step])
+    seen = report_images or images
+
+    def rates(model: weights.ModelFile, psnr: bool) -> list[Rate]:
+        entropy = IntegerEntropyModel(model.integers(), model.entropy)
+        return measure(network, entropy, model.table_qualities, seen, quality_range[::step], psnr=psnr)
+
+    done.rates = rates(done.model, True)
+    if compare_half and len(images) > 1:
+        half = finalize_network(network, tables_state, images[::2])
+        done.half_rates = rates(half.model, False)
+    report = {
+        "images": len(seen),
+        "rates": [
+            {"quality": r.quality, "bpp": round(r.integer_bpp, 4), "psnr": round(r.psnr, 2)} for r in done.rates
+        ],
+    }
+    facts = {"report": report, "calibration": {"images": len(images), "pixels": sum(i[..., 0].size for i in images)}}
+    done.model = replace(done.model, card={**done.model.card, **facts})
     return done
 
 
@@ -134,7 +153,9 @@ def finalize_network(
     for key, array in tensors.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(f"tensor {key} is not finite" + (" in half precision, leave --fp16 out" if fp16 else ""))
-    return Finalized(weights.ModelFile(config.to_json(), entropy_meta, tensors, dict(card or {})), layers)
+    errors = {name: round(layer.weight_error, 6) for name, layer in layers.items()}
+    card = {**(card or {}), **({"weight_errors": errors} if errors else {})}
+    return Finalized(weights.ModelFile(config.to_json(), entropy_meta, tensors, card), layers)
 
 
 def add_tables(tensors: dict[str, np.ndarray], name: str, tables: TableArrays) -> None:
@@ -151,7 +172,7 @@ def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[s
         return layers
 
     def hidden_scale(peak: float) -> float:
-        return max(1e-6, HEADROOM * peak) / ACTIVATION_MAX
+        return max(1e-6, HEADROOM * steady(peak)) / ACTIVATION_MAX
 
     scale_out = np.full(M, 2.0**-SCALE_BITS)
     outputs = scale_out if arch.entropy == "hyperprior" else np.concatenate((scale_out, np.full(M, 2.0**-fy)))

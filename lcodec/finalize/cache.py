@@ -13,7 +13,7 @@ from lcodec.errors import ModelError, OutputError
 from .assemble import calibration_images, finalize
 
 # Raise it when finalize makes another model of the same checkpoint: integers, tables, calibration images.
-FINALIZE_VERSION = 1
+FINALIZE_VERSION = 2
 STEM_LENGTH = 40  # of the checkpoint's name in the model's, far below the 255 bytes of a file name
 
 
@@ -21,8 +21,7 @@ def finalize_cached(checkpoint: Path, notice: Callable[[str], None] = lambda mes
     """The model file of a checkpoint in the cache folder, made if it is not there.
 
     notice: gets one line before the work begins, which takes seconds to minutes. A file that is there is never
-    replaced, unless it is damaged: streams may have been made with it, and another thread count can round a range
-    differently. Raises ModelError, OutputError.
+    replaced, unless it is damaged: streams may have been made with it. Raises ModelError, OutputError.
     """
     path = cached_path(checkpoint)
     if _readable(path):

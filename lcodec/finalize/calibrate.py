@@ -16,6 +16,7 @@ from lcodec.nets import Network
 
 HEADROOM = 1.5  # of hidden activations above the largest one seen; beyond it they saturate
 LATENT_HEADROOM = 2.0
+STEPS_PER_OCTAVE = 8  # of the ranges that are kept, see `steady`
 
 
 @dataclass
@@ -31,6 +32,15 @@ class Ranges:
         if index == len(peaks):
             peaks.append(0.0)
         peaks[index] = max(peaks[index], peak(value))
+
+
+def steady(range_: float) -> float:
+    """The next larger eighth of an octave.
+
+    Float networks round differently with every processor and thread count. Ranges in coarse steps make the same
+    integers of them, and so the same model id, unless one lies within a rounding of a step.
+    """
+    return 2.0 ** (math.ceil(math.log2(range_) * STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE) if range_ > 0 else 0.0
 
 
 def peak(value: Tensor) -> float:

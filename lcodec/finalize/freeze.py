@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.nn import ParameterList
 
 from lcodec.entropy.tables import (
     CODING_TAIL_MASS,
@@ -32,7 +32,7 @@ def table_qualities(qualities: tuple[float, ...]) -> list[float]:
 def density(network: Network) -> FactorizedDensity:
     prior = network.entropy_bottleneck
 
-    def arrays(parameters: torch.nn.ParameterList) -> list[np.ndarray]:
+    def arrays(parameters: ParameterList) -> list[np.ndarray]:
         return [p.detach().cpu().numpy() for p in parameters]
 
     return FactorizedDensity(arrays(prior.matrices), arrays(prior.biases), arrays(prior.factors))
@@ -55,13 +55,18 @@ def prior_medians_and_tables(
     quantiles = solve_quantiles(own, CODING_TAIL_MASS)
     all_medians, all_tables = [], []
     for quality in table_qualities(network.config.qualities):
-        with torch.no_grad():
-            value_scale = network.prior_scale(quality)[0].cpu().numpy().astype(np.float32)
+        value_scale = _prior_scale(network, quality)
         medians = np.rint(quantiles[:, 1] / value_scale * 2.0**fraction_bits).astype(np.int32)
         values = (medians * 2.0**-fraction_bits).astype(np.float32)
         all_medians.append(medians)
         all_tables.append(factorized_tables(own, quantiles, values, value_scale))
     return np.stack(all_medians), all_tables
+
+
+def _prior_scale(network: Network, quality: float) -> np.ndarray:
+    """`Network.prior_scale` as float32 (C), through float64: torch's exp differs from processor to processor."""
+    rows = network.prior_log_scale.detach().cpu().double().numpy()
+    return np.exp([np.interp(quality, network.config.qualities, row) for row in rows.T]).astype(np.float32)
 
 
 def gaussian() -> TableArrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import table_set
+from lcodec.errors import ModelError
 from lcodec.image import pad
 from lcodec.nets import Network
 from lcodec.nets.likelihood import gaussian_likelihood
@@ -17,12 +19,24 @@ from lcodec.nets.likelihood import gaussian_likelihood
 
 @dataclass(frozen=True)
 class Rate:
-    """Bits over all images at one quality: real ones, and the float model's estimate for the same symbols."""
+    """Bits over all images at one quality: real ones, and the float model's estimate for the same symbols.
+
+    psnr: mean over the images, dB over RGB of the 8-bit output; nan if it was not asked for.
+    """
 
     quality: float
     integer_bits: int
     float_bits: float
     pixels: int
+    psnr: float = float("nan")
+
+    @property
+    def integer_bpp(self) -> float:
+        return self.integer_bits / self.pixels
+
+    @property
+    def float_bpp(self) -> float:
+        return self.float_bits / self.pixels
 
     @property
     def excess_percent(self) -> float:
@@ -37,16 +51,18 @@ def measure(
     images: Sequence[np.ndarray],
     qualities: Sequence[float],
     threads: int = 1,
+    psnr: bool = True,
 ) -> list[Rate]:
     """Code the images' latents with the integer model and estimate them with the float model.
 
-    Both see the same z_hat, and the same y_hat as context, so that the difference is the arithmetic alone.
+    psnr: synthesise the images too. Both models see the same z_hat, and the same y_hat as context, so that the
+    difference is the arithmetic alone.
     """
     rates = []
     arch = network.config.arch
     for quality in qualities:
         tables = table_set(table_qualities, quality)
-        integer_bits, float_bits, pixels = 0, 0.0, 0
+        integer_bits, float_bits, pixels, levels = 0, 0.0, 0, 0.0
         for image in images:
             x = torch.from_numpy(np.ascontiguousarray(pad(image))).permute(2, 0, 1)[None].float().div(255)
             y, z = network.analyse(x, quality)
@@ -57,6 +73,7 @@ def measure(
             pixels += image.shape[0] * image.shape[1]
             value_scale = network.prior_scale(quality)
             y_hat = torch.from_numpy(y_hat_q).permute(2, 0, 1)[None].float() * 2.0**-entropy.fy
+            levels += _psnr(image, network.synthesise(y_hat, quality)) if psnr else math.nan
             prior = network.entropy_bottleneck
             if z is None:
                 float_bits += _bits(prior.likelihood(y_hat, value_scale))
@@ -69,8 +86,18 @@ def measure(
                 params = network.entropy_parameters(torch.cat((params, network.context_prediction(y_hat)), 1))
             scales, means = (params, torch.zeros_like(y)) if arch.entropy == "hyperprior" else params.chunk(2, 1)
             float_bits += _bits(gaussian_likelihood(torch.round(y - means), scales))
-        rates.append(Rate(quality, integer_bits, float_bits, pixels))
+        rates.append(Rate(quality, integer_bits, float_bits, pixels, levels / len(images)))
     return rates
+
+
+def _psnr(image: np.ndarray, x_hat: torch.Tensor) -> float:
+    """dB of uint8 (H, W, 3) against x_hat (1, 3, >= H, >= W) in [0, 1]."""
+    height, width = image.shape[:2]
+    decoded = x_hat[0, :, :height, :width].clamp(0, 1).mul(255).round().permute(1, 2, 0).double().numpy()
+    mse = float(np.mean((decoded - image) ** 2)) / 255**2
+    if not math.isfinite(mse):
+        raise ModelError("the network gives values that are not finite")
+    return -10 * math.log10(max(1e-10, mse))
 
 
 def _bits(likelihoods: torch.Tensor) -> float:
