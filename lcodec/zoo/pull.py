@@ -56,8 +56,8 @@ def pull(
     cache, with the right hash, is not fetched again. overwrite: an existing model is replaced. finalizing: called when
     the transfer is over. Raises ModelError, OutputError; the model appears whole or not at all.
     """
+    from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
-    from lcodec.image import write_atomically
 
     path = model_path(wanted)
     if path.exists() and not overwrite:
