@@ -12,40 +12,51 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.decoder import (
     DEFAULT_MAX_PIXELS,
-    check_model,
-    decode_latents,
+    LatentsDigest,
+    Slice,
     integer_model,
-    latents_digest,
-    read_checked_header,
+    known_quality,
+    numbered_slices,
     run,
+    slice_groups,
 )
+from lcodec.decoding import Decoding
 from lcodec.entropy.tables import table_set
 from lcodec.errors import DeviceError, InputError, ModelError, UsageError
 from lcodec.header import quality_to_code
-from lcodec.image import Picture, crop, decode_alpha, encode_alpha, fill_transparent, pad
+from lcodec.image import (
+    BandedPicture,
+    Picture,
+    crop,
+    encode_alpha,
+    fill_transparent,
+    padded_bands,
+)
 from lcodec.nets import NetConfig, Network
-from lcodec.nets.tiling import tiled_analysis, tiled_synthesis
+from lcodec.nets.bands import Bands
+from lcodec.nets.tiling import HYPER_HALO_LATENTS, Box, analyse_bands, hyper_analyse_block, tiled_synthesis
+from lcodec.region import Region
 from lcodec.search.target import Target, search
 
+BAND_ROWS = 256  # an array of pixels is taken in bands of that many rows
+KEPT_LATENTS = 1 << 26  # so many are kept for `EncodeResult.reconstruction`, a quarter of a gigabyte; else decoded anew
 Y_FIX_BITS = 16  # fraction bits of what the integer coder rounds to symbols
 Y_FIX_LIMIT = 2.0**14  # keeps int32; a latent that large is far outside of what any quality needs
 
 
 @dataclass
 class EncodeResult:
-    """data: the file. seconds: "transform", "entropy", "total". y_hat_digest: see `latents_digest`.
+    """data: the file. seconds: "transform", "entropy", "total". y_hat_digest: see `LatentsDigest`.
 
     quality: as the file has it, in steps of 1/128. evaluations: how many qualities were tried to meet a target.
     """
@@ -62,23 +73,31 @@ class EncodeResult:
         return self._reconstruct()
 
 
-class _Attempt(NamedTuple):
-    """An image coded at one quality. y_hat: int32 (H/16, W/16, M) as the decoder will have it."""
+@dataclass
+class _Attempt:
+    """An image coded at one quality. y_hat: int32 (H/16, W/16, M) as the decoder will have it, None if large."""
 
     header: Header
-    y_hat: np.ndarray
     data: bytes
+    digest: str
+    y_hat: np.ndarray | None
+    entropy_s: float
 
 
 @dataclass
 class DecodeResult:
-    """seconds: "transform", "entropy", "total". digest: see `latents_digest`. warnings: what had to be skipped."""
+    """seconds: "transform", "entropy", "total". digest: see `LatentsDigest`, None for a region.
+
+    warnings: what had to be skipped. lost: regions of damaged slices, which were filled. alpha_lost: alpha was damaged.
+    """
 
     picture: Picture
     header: Header
     seconds: dict[str, float]
-    digest: str
-    warnings: list[str]
+    digest: str | None
+    warnings: list[str] = field(default_factory=list)
+    lost: list[Region] = field(default_factory=list)
+    alpha_lost: bool = False
 
     @property
     def pixels(self) -> np.ndarray:
@@ -129,112 +148,202 @@ class Codec:
         for that meets it, see `lcodec.search.target`. Raises InputError for pixels of another shape or type, UsageError
         for a quality that the model does not have, or a target that none of its qualities meets.
         """
-        start = time.perf_counter()
         if not isinstance(picture, Picture):
             picture = Picture(picture)
         if quality is not None and target is not None:
             raise UsageError("a quality and a target do not go together")
-        low, high = self.qualities[0], self.qualities[-1]
-        if quality is not None and not low <= quality <= high:
-            raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
-        height, width = picture.height, picture.width
-        pixels = visible(picture)
-        latents = self._analyse(pad(pixels))
-        analysed = time.perf_counter()
+        if target is not None:
+            return self._encode_to_target(picture, target, slice_log2)
+        if quality is None:
+            raise UsageError("need a quality or a target")
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
+        return self.encode_bands(in_bands(picture), quality, alpha=alpha, slice_log2=slice_log2)
+
+    @torch.inference_mode()
+    def encode_bands(
+        self, picture: BandedPicture, quality: float, *, alpha: bytes | None = None, slice_log2: int = 6
+    ) -> EncodeResult:
+        """A picture that comes in bands of rows -> .lic file, with `alpha` for the payload of its ALPHA section.
+
+        Memory depends on the width only, but for the file: that of about two rows of tiles, with their latents.
+        Raises UsageError for a quality that the model does not have, InputError if the bands do not make the picture.
+        """
+        start = time.perf_counter()
+        low, high = self.qualities[0], self.qualities[-1]
+        if not low <= quality <= high:
+            raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
+        box = self._container(picture, quality_to_code(quality), alpha, slice_log2)
+        taken = self._encode_latents(box, self._analyse(box.header, picture.bands))
+        return self._result(taken, 1, start, taken.entropy_s)
+
+    @torch.inference_mode()
+    def _encode_to_target(self, picture: Picture, target: Target, slice_log2: int) -> EncodeResult:
+        """The image is analysed once; what is searched only quantizes and codes the latents again."""
+        start = time.perf_counter()
+        banded = in_bands(picture)
+        low, high = quality_to_code(self.qualities[0]), quality_to_code(self.qualities[-1])
+        alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
+        box = self._container(banded, high, alpha, slice_log2)
+        header = box.header
+        latents = self._analyse(header, banded.bands).block(0, header.latent_height, 0, header.latent_width)
+        analysed = time.perf_counter()
 
         def attempt(code: int) -> _Attempt:
-            header = Header(width, height, self.file.stream_id, code, slice_log2, picture.gray, picture.deep)
-            slices, y_hat = self._encode_latents(header, *self._apply_gain(latents, self._known_quality(header)))
-            box = Container(header, slices, picture.icc, picture.exif, picture.xmp, alpha)
-            return _Attempt(header, y_hat, container.pack(box))
+            here = replace(box, header=replace(header, quality_code=code))
+            return self._encode_latents(here, Bands(iter([latents])))
 
-        if quality is not None:
-            taken, evaluations = attempt(quality_to_code(quality)), 1
-        elif target is not None:
-            measure = {
-                "size": lambda trial: len(trial.data),
-                "bpp": lambda trial: 8 * len(trial.data) / (width * height),
-                "psnr": lambda trial: psnr(
-                    pixels.reshape(picture.pixels.shape), self._synthesise(trial.header, trial.y_hat)
-                ),
-            }[target.kind]
-            found = search(attempt, measure, target, quality_to_code(low), quality_to_code(high))
-            taken, evaluations = found.trial, found.evaluations
-        else:
-            raise UsageError("need a quality or a target")
-        seconds = {
-            "transform": analysed - start,
-            "entropy": time.perf_counter() - analysed,
-            "total": time.perf_counter() - start,
-        }
+        shown = visible(picture).reshape(picture.pixels.shape)
+        measure = {
+            "size": lambda trial: len(trial.data),
+            "bpp": lambda trial: 8 * len(trial.data) / (picture.width * picture.height),
+            "psnr": lambda trial: psnr(shown, self._reconstruct(trial)),
+        }[target.kind]
+        found = search(attempt, measure, target, low, high)
+        return self._result(found.trial, found.evaluations, start, time.perf_counter() - analysed)
+
+    def _container(
+        self, picture: BandedPicture, quality_code: int, alpha: bytes | None, slice_log2: int
+    ) -> Container:
+        """The file without its slices."""
+        header = Header(
+            picture.width, picture.height, self.file.stream_id, quality_code, slice_log2, picture.gray, picture.deep
+        )
+        return Container(header, [], picture.icc, picture.exif, picture.xmp, alpha)
+
+    def _result(self, taken: _Attempt, evaluations: int, start: float, entropy_s: float) -> EncodeResult:
+        total = time.perf_counter() - start
         return EncodeResult(
             taken.data,
-            seconds,
-            latents_digest(taken.y_hat),
+            {"transform": total - entropy_s, "entropy": entropy_s, "total": total},
+            taken.digest,
             taken.header.quality,
             evaluations,
-            lambda: self._synthesise(taken.header, taken.y_hat),
+            lambda: self._reconstruct(taken),
         )
 
-    def _known_quality(self, header: Header) -> float:
-        """What the decoder knows of the quality; steps of 1/128 may leave the model's range by half a step."""
-        return min(max(header.quality, self.qualities[0]), self.qualities[-1])
+    def _analyse(self, header: Header, bands: Iterator[np.ndarray]) -> Bands:
+        """y, float32 (H/16, W/16, M), gains not applied, as it is asked for."""
+        pixels = Bands(padded_bands(bands, header.height, header.width))
+        return Bands(
+            analyse_bands(self.network, pixels, header.latent_height, header.latent_width, self.device)
+        )
 
     @torch.inference_mode()
-    def _analyse(self, pixels: np.ndarray) -> Tensor:
-        """g_a of padded pixels, gains not applied: float32 (1, M, H/16, W/16)."""
-        return tiled_analysis(self.network, pixels, self.device)
+    def _encode_latents(self, box: Container, y: Bands) -> _Attempt:
+        """The file of `box`, a row of slices at a time: hyper-analysis, quantization, entropy coding.
 
-    @torch.inference_mode()
-    def _apply_gain(self, latents: Tensor, quality: float) -> tuple[np.ndarray, np.ndarray | None]:
-        """y and z in 16-bit fixed point, channels last: int32 (H/16, W/16, M), (H/64, W/64, N) or None."""
-        y = latents * self.network.gain(quality)[:, :, None, None]
-        z = self.network.hyper_analyse(y) if self.network.config.arch.has_hyperprior else None
-        return to_fixed(y), None if z is None else to_fixed(z)
+        y: as `_analyse` gives it.
+        """
+        header = box.header
+        gain = self.network.gain(known_quality(header, self.file))[:, :, None, None]
+        rows, columns = header.latent_height, header.latent_width
+        digest = LatentsDigest()
+        slices: list[bytes] = []
+        y_hat: list[np.ndarray] | None = [] if rows * columns * self.entropy.M <= KEPT_LATENTS else None
+        entropy_s = 0.0
+        for group in slice_groups(numbered_slices(header), self.threads):
+            # h_a before the threads start: torch uses them all by itself
+            z_fix: list[np.ndarray | None] = [None] * len(group)
+            if self.network.config.arch.has_hyperprior:
+                for i, (_, y0, x0, h, w) in enumerate(group):
+                    place = Box(y0, y0 + h, x0, x0 + w)
+                    z = hyper_analyse_block(self.network, y, gain, place, rows, columns, self.device)
+                    z_fix[i] = to_fixed(z)
+            bottom = group[-1].y0 + group[-1].h
+            y.fetch(bottom)
+            start = time.perf_counter()
+            coded, band = self._encode_group(header, group, y, gain[0, :, 0, 0].cpu().numpy(), z_fix)
+            entropy_s += time.perf_counter() - start
+            y.forget(bottom - HYPER_HALO_LATENTS)
+            slices += coded
+            digest.update(band)
+            if y_hat is not None:
+                y_hat.append(band)
+        data = container.pack(replace(box, slices=slices))
+        return _Attempt(header, data, digest.hexdigest(), None if y_hat is None else np.concatenate(y_hat), entropy_s)
 
-    def _encode_latents(
-        self, header: Header, y_fix: np.ndarray, z_fix: np.ndarray | None
+    def _encode_group(
+        self, header: Header, group: list[Slice], y: Bands, gain: np.ndarray, z_fix: list[np.ndarray | None]
     ) -> tuple[list[bytes], np.ndarray]:
-        """Slices in the order of the file, and y_hat int32 (H/16, W/16, M) as the decoder will have it."""
-        blocks = list(header.slices())
-        slices = [b""] * len(blocks)
-        y_hat = np.empty_like(y_fix)
+        """Some rows of slices, several at the same time. gain: (M,)."""
+        top, bottom = group[0].y0, group[-1].y0 + group[-1].h
+        slices = [b""] * len(group)
+        y_hat = np.empty((bottom - top, header.latent_width, self.entropy.M), np.int32)
         tables = table_set(self.file.table_qualities, header.quality)
-        inner = self.threads if len(blocks) == 1 else 1
+        inner = self.threads if len(group) == 1 else 1
 
         def work(i: int) -> None:
-            y0, x0, h, w = blocks[i]
-            z = None if z_fix is None else z_fix[y0 // 4 : (y0 + h) // 4, x0 // 4 : (x0 + w) // 4]
-            y = y_fix[y0 : y0 + h, x0 : x0 + w]
-            slices[i], y_hat[y0 : y0 + h, x0 : x0 + w] = self.entropy.encode_slice(y, z, tables, inner)
+            _, y0, x0, h, w = group[i]
+            y_fix = to_fixed(y.block(y0, y0 + h, x0, x0 + w) * gain)
+            slices[i], y_hat[y0 - top : y0 - top + h, x0 : x0 + w] = self.entropy.encode_slice(
+                y_fix, z_fix[i], tables, inner
+            )
 
-        run(work, list(range(len(blocks))), self.threads)
+        run(work, list(range(len(group))), self.threads)
         return slices, y_hat
 
     # ---- decode
 
-    def decode(self, data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> DecodeResult:
-        """.lic file -> image. Raises StreamError, and ModelError if the file needs another model."""
-        start = time.perf_counter()
-        read_checked_header(data, max_pixels)
-        box = container.unpack(data)
-        check_model(box.header, self.file)
-        alpha = read_alpha(box)
-        y_hat = decode_latents(box, self.file, self.entropy, self.threads)
-        decoded = time.perf_counter()
-        pixels = self._synthesise(box.header, y_hat)
-        end = time.perf_counter()
-        seconds = {"entropy": decoded - start, "transform": end - decoded, "total": end - start}
-        picture = Picture(pixels, alpha, box.icc, box.exif, box.xmp)
-        return DecodeResult(picture, box.header, seconds, latents_digest(y_hat), box.warnings)
+    def decode(
+        self,
+        data: bytes,
+        *,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        region: tuple[int, int, int, int] | None = None,
+        allow_partial: bool = False,
+    ) -> DecodeResult:
+        """.lic file -> image, or a region (x, y, width, height) of it in pixels, for which only the slices near it
+        are decoded.
+
+        allow_partial: damaged slices are filled and listed in `lost`. Raises StreamError, UsageError for a region
+        that is not inside the image, and ModelError if the file needs another model.
+        """
+        decoding = self.decode_bands(data, max_pixels=max_pixels, region=region, allow_partial=allow_partial)
+        picture = decoding.whole()
+        return DecodeResult(
+            picture,
+            decoding.header,
+            decoding.seconds,
+            decoding.digest,
+            decoding.warnings,
+            decoding.lost,
+            decoding.alpha_lost,
+        )
+
+    def decode_bands(
+        self,
+        data: bytes,
+        *,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        region: tuple[int, int, int, int] | None = None,
+        allow_partial: bool = False,
+    ) -> Decoding:
+        """Like `decode`, but the pixels come in bands from the top, so that memory depends on the width only."""
+        return Decoding(
+            data,
+            self.file,
+            self.entropy,
+            self.network,
+            device=self.device,
+            threads=self.threads,
+            max_pixels=max_pixels,
+            region=region,
+            allow_partial=allow_partial,
+        )
 
     @torch.inference_mode()
-    def _synthesise(self, header: Header, y_hat: np.ndarray) -> np.ndarray:
-        """y_hat int32 (H/16, W/16, M) in fixed point -> the pixels of a `Picture`."""
-        scale = self.network.inverse_gain(self._known_quality(header))[:, :, None, None] * 2.0**-self.entropy.fy
-        pixels = tiled_synthesis(self.network, y_hat, scale, self.device, gray=header.gray, deep=header.deep)
-        return np.ascontiguousarray(crop(pixels, header.height, header.width))
+    def _reconstruct(self, taken: _Attempt) -> np.ndarray:
+        """The pixels that a decoder on this device will give, as in `Picture`."""
+        header = taken.header
+        if taken.y_hat is None:
+            return self.decode(taken.data, max_pixels=None).pixels
+        gain = self.network.inverse_gain(known_quality(header, self.file))[:, :, None, None]
+        scale = gain * 2.0**-self.entropy.fy
+        pixels = tiled_synthesis(
+            self.network, taken.y_hat, scale, self.device, gray=header.gray, deep=header.deep
+        )
+        pixels = np.ascontiguousarray(crop(pixels, header.height, header.width))
+        return pixels[:, :, 0] if header.gray else pixels
 
 
 def visible(picture: Picture) -> np.ndarray:
@@ -243,19 +352,20 @@ def visible(picture: Picture) -> np.ndarray:
     return pixels[:, :, None] if picture.gray else pixels
 
 
-def read_alpha(box: Container) -> np.ndarray | None:
-    """(H, W) as in `Picture`, None without an ALPHA section. Raises StreamError."""
-    header = box.header
-    return None if box.alpha is None else decode_alpha(box.alpha, header.height, header.width, header.deep)
+def in_bands(picture: Picture) -> BandedPicture:
+    """As `Codec.encode_bands` takes it, without its alpha."""
+    pixels = visible(picture)
+    bands = (pixels[row : row + BAND_ROWS] for row in range(0, picture.height, BAND_ROWS))
+    return BandedPicture(
+        bands, picture.height, picture.width, picture.gray, picture.deep, picture.icc, picture.exif, picture.xmp
+    )
 
 
-def to_fixed(v: Tensor) -> np.ndarray:
-    """(1, C, h, w) -> int32 (h, w, C) with Y_FIX_BITS fraction bits. InputError if a network ran out of range."""
-    v = v[0].permute(1, 2, 0).float()
-    if not bool(torch.isfinite(v).all()):
+def to_fixed(v: np.ndarray) -> np.ndarray:
+    """float32 of any shape -> int32 with Y_FIX_BITS fraction bits. InputError if a network ran out of range."""
+    if not np.isfinite(v).all():
         raise InputError("the network gave values that are not finite for this image")
-    fixed = (v.double().clamp(-Y_FIX_LIMIT, Y_FIX_LIMIT) * 2.0**Y_FIX_BITS).round()
-    return np.ascontiguousarray(fixed.to(torch.int32).cpu().numpy())
+    return np.rint(np.clip(v.astype(np.float64), -Y_FIX_LIMIT, Y_FIX_LIMIT) * 2.0**Y_FIX_BITS).astype(np.int32)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

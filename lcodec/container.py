@@ -85,6 +85,7 @@ class Container:
     `alpha` is the payload of that section as it lies in the file.
 
     After a tolerant reading `damaged` has the numbers of the slices that are lost; these are b"" in `slices`.
+    `alpha_lost` says that there was alpha, which is damaged.
     """
 
     header: Header
@@ -95,6 +96,7 @@ class Container:
     alpha: bytes | None = None
     warnings: list[str] = field(default_factory=list)
     damaged: list[int] = field(default_factory=list)
+    alpha_lost: bool = False
 
 
 class Section(NamedTuple):
@@ -239,6 +241,7 @@ def _read_front(
         offset = section.end
         if not section.intact:
             container.warnings.append(f"skipped {where}: checksum does not hold")
+            container.alpha_lost |= section.type == SectionType.ALPHA
             sound = False
         elif section.type in seen:
             raise Corrupt(f"{where} is the second of its type")

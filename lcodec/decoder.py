@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,10 +16,130 @@ from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import table_set
-from lcodec.errors import Corrupt, LimitExceeded, ModelError
+from lcodec.errors import Corrupt, LimitExceeded, ModelError, StreamError
 
 T = TypeVar("T")
 DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
+
+
+class Slice(NamedTuple):
+    """A slice: its number in the file, and its place in latents."""
+
+    number: int
+    y0: int
+    x0: int
+    h: int
+    w: int
+
+
+def numbered_slices(header: Header) -> list[Slice]:
+    """All slices in the order of the file."""
+    return [Slice(i, *block) for i, block in enumerate(header.slices())]
+
+
+def slice_groups(slices: Sequence[Slice], threads: int) -> list[list[Slice]]:
+    """Slices that fill a rectangle, row by row; of narrow ones so many rows at a time that all threads have work."""
+    per_row = sum(s.y0 == slices[0].y0 for s in slices)
+    step = per_row * -(-threads // per_row)
+    return [list(slices[i : i + step]) for i in range(0, len(slices), step)]
+
+
+class LatentBands:
+    """y_hat of a file in bands, rows of slices from the top; memory is that of a band.
+
+    box: what `container.unpack` gave. rows, columns: only slices that reach into these latents are decoded.
+    tolerant: slices that are damaged are filled, and listed in `lost`; otherwise they raise.
+
+    Iterated once, gives int32 (rows, width, M) in the model's fixed point. top, left: the first of these rows and
+    columns. Raises StreamError.
+    """
+
+    def __init__(
+        self,
+        box: Container,
+        model: weights.ModelFile,
+        entropy: IntegerEntropyModel,
+        threads: int = 1,
+        *,
+        rows: tuple[int, int] | None = None,
+        columns: tuple[int, int] | None = None,
+        tolerant: bool = False,
+    ) -> None:
+        header = box.header
+        side = 1 << header.slice_log2
+        first_row, last_row = rows or (0, header.latent_height)
+        first_column, last_column = columns or (0, header.latent_width)
+        self.top, self.left = first_row // side * side, first_column // side * side
+        self.width = min(-(-last_column // side) * side, header.latent_width) - self.left
+        self.lost: list[int] = []  # numbers of slices, grows while bands are drawn
+        self.seconds = 0.0
+        self._box, self._entropy, self._threads, self._tolerant = box, entropy, threads, tolerant
+        self._tables = table_set(model.table_qualities, header.quality)
+        jobs = [s for s in numbered_slices(header) if self.top <= s.y0 < last_row and self.left <= s.x0 < last_column]
+        self.count = len(jobs)
+        self._groups = slice_groups(jobs, threads)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        above: np.ndarray | None = None
+        for group in self._groups:
+            start = time.perf_counter()
+            first, last = group[0], group[-1]
+            band = np.empty((last.y0 + last.h - first.y0, self.width, self._entropy.M), np.int32)
+            lost = self._decode(group, band)
+            if lost:
+                self._fill(group, lost, band, above)
+                self.lost += sorted(lost)
+            if self._tolerant:
+                above = band[-1:].copy()
+            self.seconds += time.perf_counter() - start
+            yield band
+
+    def _decode(self, group: Sequence[Slice], band: np.ndarray) -> set[int]:
+        """Decodes the slices of a band into it; returns the numbers of those that are lost."""
+        lost: set[int] = set()
+        top = group[0].y0
+        # One slice: its parts share the threads. Several: a thread a slice, which needs no waiting between them.
+        inner = self._threads if len(group) == 1 else 1
+
+        def decode(job: Slice) -> None:
+            data = self._box.slices[job.number]
+            try:
+                if not data:
+                    raise Corrupt(f"slice {job.number} is lost")
+                block = self._entropy.decode_slice(data, job.h, job.w, self._tables, inner)
+            except StreamError:
+                if not self._tolerant:
+                    raise
+                lost.add(job.number)
+            else:
+                band[job.y0 - top : job.y0 - top + job.h, job.x0 - self.left : job.x0 - self.left + job.w] = block
+
+        run(decode, group, self._threads)
+        return lost
+
+    def _fill(self, group: Sequence[Slice], lost: set[int], band: np.ndarray, above: np.ndarray | None) -> None:
+        """Gives a lost slice the mean of the latents that adjoin it above, left and right, where these are there.
+
+        What varies from latent to latent averages out, and what is left is about the mean colour of the surroundings.
+        """
+        top = group[0].y0
+        known = np.ones(band.shape[:2], bool)
+        for job in group:
+            if job.number in lost:
+                known[job.y0 - top : job.y0 - top + job.h, job.x0 - self.left : job.x0 - self.left + job.w] = False
+        for job in group:
+            if job.number not in lost:
+                continue
+            y0, y1, x0, x1 = job.y0 - top, job.y0 - top + job.h, job.x0 - self.left, job.x0 - self.left + job.w
+            borders = [band[y0:y1, x : x + 1][known[y0:y1, x : x + 1]] for x in (x0 - 1, x1) if 0 <= x < self.width]
+            if y0 > 0:
+                borders.append(band[y0 - 1 : y0, x0:x1][known[y0 - 1 : y0, x0:x1]])
+            elif above is not None:
+                borders.append(above[0, x0:x1])  # what was filled there goes on
+            if y1 < len(band):
+                borders.append(band[y1 : y1 + 1, x0:x1][known[y1 : y1 + 1, x0:x1]])
+            border = np.concatenate(borders) if borders else band[:0, 0]
+            band[y0:y1, x0:x1] = np.rint(border.mean(0)) if len(border) else 0
 
 
 def decode_latents(
@@ -26,17 +147,11 @@ def decode_latents(
 ) -> np.ndarray:
     """y_hat int32 (H/16, W/16, M), in the model's fixed point. Raises StreamError."""
     header = box.header
-    tables = table_set(model.table_qualities, header.quality)
     y_hat = np.empty((header.latent_height, header.latent_width, entropy.M), np.int32)
-    blocks = list(header.slices())
-    # One slice: its parts share the threads. Several: a thread a slice, which needs no waiting between them.
-    inner = threads if len(blocks) == 1 else 1
-
-    def decode(job: tuple[bytes, tuple[int, int, int, int]]) -> None:
-        data, (y0, x0, h, w) = job
-        y_hat[y0 : y0 + h, x0 : x0 + w] = entropy.decode_slice(data, h, w, tables, inner)
-
-    run(decode, list(zip(box.slices, blocks, strict=True)), threads)
+    row = 0
+    for band in LatentBands(box, model, entropy, threads):
+        y_hat[row : row + len(band)] = band
+        row += len(band)
     return y_hat
 
 
@@ -51,16 +166,24 @@ def run(work: Callable[[T], None], jobs: Sequence[T], threads: int) -> None:
             pass
 
 
-def latents_digest(y_hat: np.ndarray) -> str:
-    """Hex SHA-256 of y_hat as int32 little endian, rows, columns, channels."""
-    return hashlib.sha256(np.ascontiguousarray(y_hat, "<i4").data).hexdigest()
+class LatentsDigest:
+    """Hex SHA-256 of y_hat as int32 little endian, rows, columns, channels, taken band by band."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, band: np.ndarray) -> None:
+        self._hash.update(np.ascontiguousarray(band, "<i4").data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
 
 
-def check_size(header: Header, max_pixels: int | None) -> None:
+def check_size(width: int, height: int, max_pixels: int | None) -> None:
     """Refuse images beyond the limit (None: no limit) before anything is allocated for them."""
-    if max_pixels is not None and header.width * header.height > max_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise LimitExceeded(
-            f"image of {header.width}x{header.height} pixels is larger than the limit of {max_pixels} pixels",
+            f"image of {width}x{height} pixels is larger than the limit of {max_pixels} pixels",
             "raise it with --limit-pixels if you trust the file",
         )
 
@@ -68,7 +191,7 @@ def check_size(header: Header, max_pixels: int | None) -> None:
 def read_checked_header(data: bytes, max_pixels: int | None) -> Header:
     """The header of a file that may be decoded; nothing behind it is looked at. Raises StreamError."""
     header = container.read_header(data)
-    check_size(header, max_pixels)
+    check_size(header.width, header.height, max_pixels)
     return header
 
 
@@ -80,6 +203,11 @@ def check_model(header: Header, model: weights.ModelFile) -> None:
     low, high = model.qualities[0], model.qualities[-1]
     if not container.quality_to_code(low) <= header.quality_code <= container.quality_to_code(high):
         raise Corrupt(f"model {model.name} has qualities {low:g} to {high:g}, not {header.quality:g}")
+
+
+def known_quality(header: Header, model: weights.ModelFile) -> float:
+    """What the decoder knows of the quality; steps of 1/128 may leave the model's range by half a step."""
+    return min(max(header.quality, model.qualities[0]), model.qualities[-1])
 
 
 def integer_model(model: weights.ModelFile) -> IntegerEntropyModel:
@@ -100,9 +228,12 @@ def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
 
 
 def digest(data: bytes, *, threads: int = 1, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> str:
-    """`latents_digest` of a .lic file; its model is found by the id in the file. Raises StreamError, ModelError."""
+    """`LatentsDigest` of a .lic file; its model is found by the id in the file. Raises StreamError, ModelError."""
     read_checked_header(data, max_pixels)
     box = container.unpack(data)
     model, entropy = _integer_model(weights.find(box.header.model_id.hex()))
     check_model(box.header, model)
-    return latents_digest(decode_latents(box, model, entropy, threads))
+    latents = LatentsDigest()
+    for band in LatentBands(box, model, entropy, threads):
+        latents.update(band)
+    return latents.hexdigest()

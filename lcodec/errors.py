@@ -10,13 +10,18 @@
     │   ├── UnsupportedVersion      a newer format, or a critical section this version does not know
     │   ├── Truncated               ends too early
     │   ├── Corrupt                 checksum or content does not hold
-    │   └── LimitExceeded           would need more memory than allowed
+    │   ├── LimitExceeded           would need more memory than allowed
+    │   └── Incomplete           3  decoded and written with --allow-partial, but parts are missing
     └── DeviceError              7  the device asked for is not there
 
+3 is "not as it was asked for, because of the input" both ways: what was read is no image, or is not all there. Only
+--allow-partial can give the second, and only then there is an output.
 A batch in which some files failed exits with the code of the first failure. 130 is an interrupt (Ctrl-C).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class LcodecError(Exception):
@@ -77,6 +82,16 @@ class Corrupt(StreamError):
 
 class LimitExceeded(StreamError):
     """Decoding would need more pixels or bytes than the limit allows."""
+
+
+class Incomplete(StreamError):
+    """An image was decoded and written, but without the parts that are damaged. details: where these are."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, details: dict[str, Any], hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.details = details
 
 
 class DeviceError(LcodecError):

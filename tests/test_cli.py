@@ -83,6 +83,8 @@ class FakeCodec:
             header=header,
             seconds={"transform": 0.5, "entropy": 0.5, "total": 1.0},
             digest=digest,
+            lost=[],
+            alpha_lost=False,
         )
 
 

@@ -172,7 +172,7 @@ def test_limit_of_pixels_can_be_lowered_and_raised(command, good, monkeypatch):
     assert_refused(result, 6, "100x70", "limit of 6999 pixels", hint="--limit-pixels")
     assert names() == ["a.lic"]
     monkeypatch.setattr(decoder.digest, "__kwdefaults__", {**decoder.digest.__kwdefaults__, "max_pixels": 6999})
-    monkeypatch.setattr(Codec.decode, "__kwdefaults__", {"max_pixels": 6999})
+    monkeypatch.setattr(Codec.decode, "__kwdefaults__", {**Codec.decode.__kwdefaults__, "max_pixels": 6999})
     assert_refused(run(*command, "a.lic"), 6, "limit of 6999 pixels")
     assert run(*command, "--limit-pixels", "7000", "a.lic").exit_code == 0
 

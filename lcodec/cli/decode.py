@@ -10,13 +10,15 @@ import click
 from lcodec.cli import files, options
 from lcodec.cli.load import load_codec
 from lcodec.cli.report import print_json, print_result
-from lcodec.errors import UsageError
+from lcodec.errors import Incomplete, UsageError
+from lcodec.region import parse_region
 
 if TYPE_CHECKING:
     from lcodec.codec import Codec, DecodeResult
 
 SUFFIXES = frozenset({".lic"})
 DEFAULT_FORMAT = "png"
+PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
 
 
 @click.command("decode", short_help="Decode .lic files to images.")
@@ -36,6 +38,8 @@ DEFAULT_FORMAT = "png"
 )
 @click.option("--model", metavar="NAME|FILE", help="Use this one [default: found by the id in each file].")
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
+@click.option("--region", metavar="X,Y,W,H", help="Decode this rectangle only, in pixels from the top left corner.")
+@click.option("--allow-partial", is_flag=True, help="Fill what is damaged, say where, and exit with 3.")
 @options.coding
 def command(
     inputs: tuple[str, ...],
@@ -43,6 +47,8 @@ def command(
     format_: str | None,
     model: str | None,
     limit_pixels: int | None,
+    region: str | None,
+    allow_partial: bool,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -56,6 +62,9 @@ def command(
     lcodec decode photo.lic                    writes photo.png
     lcodec decode photo.lic -o photo.ppm
     lcodec decode holiday-lic/ -o holiday/
+    lcodec decode map.lic --region 20000,14000,1024,768 -o part.png
+
+    --allow-partial fills each damaged slice with about the mean colour of its surroundings.
     """
     from lcodec.image import image_bytes
 
@@ -69,7 +78,12 @@ def command(
     if to_stdout and as_json:
         raise UsageError("--json and the image cannot both go to stdout")
     codecs = _Codecs(model, device, threads, quiet)
-    limit: dict[str, Any] = {} if limit_pixels is None else {"max_pixels": limit_pixels}
+    given = {
+        "max_pixels": limit_pixels,
+        "region": None if region is None else parse_region(region),
+        "allow_partial": allow_partial or None,
+    }
+    how: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
 
     def work(job: files.Job) -> None:
         files.refuse_target(job, sources, force)
@@ -78,12 +92,14 @@ def command(
         read = time.perf_counter()
         codec = codecs.find(data)
         load_s = time.perf_counter() - read
-        result = codec.decode(data, **limit)
+        result = codec.decode(data, **how)
         ending = suffix if job.target is None or files.is_special(job.target) else job.target.suffix
         files.write(job, image_bytes(result.pixels, ending), force)
+        record = describe(job, len(data), codec, result)
+        if result.lost or result.alpha_lost:
+            raise incomplete(record, result)
         if quiet:
             return
-        record = describe(job, len(data), codec, result)
         record["seconds"] |= files.rounded({"load": load_s, "file": time.perf_counter() - start - load_s})
         if as_json:
             print_json(record)
@@ -105,6 +121,25 @@ def check_suffix(suffix: str) -> str:
             hint=f"known are {' '.join(OUTPUT_SUFFIXES)}",
         )
     return suffix.lower()
+
+
+def incomplete(record: dict[str, Any], result: DecodeResult) -> Incomplete:
+    """The error that says which parts of a written image are not what they were."""
+    places = [str(region) for region in result.lost]
+    shown = " ".join(places[:PLACES_SHOWN])
+    if len(places) > PLACES_SHOWN:
+        shown += f" and {len(places) - PLACES_SHOWN} more"
+    parts = []
+    if places:
+        count = "a slice is" if len(places) == 1 else f"{len(places)} slices are"
+        parts.append(f"{count} damaged and filled at {shown}")
+    if result.alpha_lost:
+        parts.append("its transparency is damaged")
+    return Incomplete(
+        f"{record['output']} was written, but " + ", and ".join(parts),
+        {**record, "lost": [list(region) for region in result.lost], "alpha_lost": result.alpha_lost},
+        hint="X,Y,W,H in pixels of the whole image" if places else None,
+    )
 
 
 class _Codecs:
@@ -140,10 +175,10 @@ def describe(job: files.Job, size: int, codec: Codec, result: DecodeResult) -> d
         "width": width,
         "height": height,
         "input_bytes": size,
-        "bpp": round(8 * size / (width * height), 5),
+        "bpp": round(8 * size / (result.header.width * result.header.height), 5),
         "model": codec.name,
         "model_id": codec.id,
         "quality": result.header.quality,
-        "digest": result.digest,
+        **({} if result.digest is None else {"digest": result.digest}),
         "seconds": files.rounded(result.seconds),
     }

@@ -183,7 +183,8 @@ def run_jobs(
             except Exception as error:
                 codes.append(complain(error, name=job.source.name, debug=debug))
                 if as_json:
-                    print_json({"input": job.source.name, "error": describe(error), "exit_code": codes[-1]})
+                    record = {"input": job.source.name, "error": describe(error), "exit_code": codes[-1]}
+                    print_json(record | getattr(error, "details", {}))
             step()
     if len(jobs) > 1 and (codes or not quiet):
         done = len(jobs) - len(codes)

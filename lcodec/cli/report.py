@@ -84,7 +84,8 @@ def print_result(line: str, record: dict[str, Any], *, verbose: bool, to_stderr:
     if verbose:
         lines.append(f"  model {record['model']} ({record['model_id'][:16]}), quality {record['quality']:g}")
         lines.append("  " + ", ".join(f"{key} {value:.3f} s" for key, value in record["seconds"].items()))
-        lines.append(f"  latents {record['digest']}")
+        if "digest" in record:
+            lines.append(f"  latents {record['digest']}")
     print(printable("\n".join(lines)), file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from lcodec.atomic import write_atomically
 from lcodec.image.alpha import alpha_rows, decode_alpha, encode_alpha, fill_transparent
+from lcodec.image.banded import BandedPicture
 from lcodec.image.io import (
     INPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
@@ -12,11 +13,12 @@ from lcodec.image.io import (
     read_image,
     write_image,
 )
-from lcodec.image.pad import centre, crop, pad, padded_size
+from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 
 __all__ = [
     "INPUT_SUFFIXES",
+    "BandedPicture",
     "OUTPUT_SUFFIXES",
     "Image",
     "Picture",
@@ -30,6 +32,7 @@ __all__ = [
     "from_pillow",
     "image_bytes",
     "pad",
+    "padded_bands",
     "padded_size",
     "read_image",
     "to_16_bits",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from lcodec.errors import UsageError
+from lcodec.errors import InputError, UsageError
 
 BLOCK_PX = 64  # z lies at 1/64 of the image
 
@@ -27,6 +29,30 @@ def pad(pixels: np.ndarray, multiple: int = BLOCK_PX) -> np.ndarray:
     if (new_height, new_width) == (height, width):
         return pixels
     return np.pad(pixels, ((0, new_height - height), (0, new_width - width), (0, 0)), mode="edge")
+
+
+def padded_bands(
+    bands: Iterator[np.ndarray], height: int, width: int, multiple: int = BLOCK_PX
+) -> Iterator[np.ndarray]:
+    """`pad` for (height, width, C) that comes in bands of rows from the top.
+
+    Raises InputError when the bands do not make up that array.
+    """
+    new_height, new_width = padded_size(height, width, multiple)
+    rows = 0
+    last: np.ndarray | None = None
+    for band in bands:
+        rows += len(band)
+        if rows > height or band.shape[1] != width:
+            raise InputError(f"rows of {band.shape[1]} pixels, {rows} so far, are not those of {width}x{height} pixels")
+        if new_width > width:
+            band = np.pad(band, ((0, 0), (0, new_width - width), (0, 0)), mode="edge")
+        last = band[-1:]
+        yield band
+    if last is None or rows != height:
+        raise InputError(f"the image ends after {rows} of {height} rows")
+    if new_height > height:
+        yield np.repeat(last, new_height - height, axis=0)
 
 
 def crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

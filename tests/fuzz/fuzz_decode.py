@@ -86,7 +86,7 @@ def damage_below_checksums(data: bytes, rng: np.random.Generator) -> bytes:
 
 def decode(data: bytes, model: weights.ModelFile, entropy: IntegerEntropyModel) -> None:
     box = container.unpack(data)
-    check_size(box.header, MAX_PIXELS)
+    check_size(box.header.width, box.header.height, MAX_PIXELS)
     decode_latents(box, model, entropy)
 
 

@@ -1,0 +1,173 @@
+"""From a .lic file to its picture, band by band: latents as `decoder` gives them, through g_s, cropped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+
+from lcodec import container
+from lcodec.decoder import LatentBands, LatentsDigest, check_model, check_size, known_quality
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.errors import Corrupt, StreamError
+from lcodec.header import PIXELS_PER_LATENT
+from lcodec.image import Picture, alpha_rows
+from lcodec.nets import Network
+from lcodec.nets.bands import Bands
+from lcodec.nets.tiling import Box, halo_box, synthesise_bands
+from lcodec.region import Region, check_region, slice_region
+from lcodec.weights import ModelFile
+
+
+class Decoding:
+    """The picture of a file, or a region of it, in bands from the top; iterated once.
+
+    Bands are uint8, uint16 if `deep`, (.., width, channels): gray or R, G, B, and then alpha if the file has it. Memory
+    depends on the width only. region: what to decode of it, in pixels, None for all. allow_partial: slices that are
+    damaged are filled, damaged alpha is opaque. max_pixels: refuse more than that, None for no limit.
+
+    header: of the file. icc, exif, xmp: as in `Picture`. height, width: of what comes, in pixels. Once all has come:
+    seconds "transform", "entropy", "total"; digest, see `LatentsDigest`, None for a region; lost, the slices that were
+    filled, in pixels; alpha_lost; warnings, what else had to be skipped.
+    Raises StreamError, UsageError for a region that is not inside the picture, ModelError for a file of another model.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        model: ModelFile,
+        entropy: IntegerEntropyModel,
+        network: Network,
+        *,
+        device: torch.device,
+        threads: int = 1,
+        max_pixels: int | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        allow_partial: bool = False,
+    ) -> None:
+        self._start = time.perf_counter()
+        header = self.header = container.read_header(data)
+        self.region = check_region(header, region)
+        self.height, self.width = self.region.height, self.region.width
+        check_size(self.width, self.height, max_pixels)
+        box = container.unpack(data, tolerant=allow_partial)
+        check_model(header, model)
+        self.icc, self.exif, self.xmp, self.warnings = box.icc, box.exif, box.xmp, box.warnings
+        self._alpha, self.alpha_lost = box.alpha, box.alpha_lost
+        self.gray, self.deep = header.gray, header.deep
+        self.channels = (1 if self.gray else 3) + (self._alpha is not None)
+        self._network, self._device, self._allow_partial = network, device, allow_partial
+        self._rows, self._columns = header.latent_height, header.latent_width
+        self._whole = region is None
+        self._box = _latents_of(self.region) if region else Box(0, self._rows, 0, self._columns)
+        needed = halo_box(network, self._box, self._rows, self._columns)
+        self._latents = LatentBands(
+            box,
+            model,
+            entropy,
+            threads,
+            rows=(needed.top, needed.bottom),
+            columns=(needed.left, needed.right),
+            tolerant=allow_partial,
+        )
+        gain = network.inverse_gain(known_quality(header, model))
+        self._scale = gain[:, :, None, None] * 2.0**-entropy.fy
+        self.seconds: dict[str, float] = {}
+        self.digest: str | None = None
+        self.lost: list[Region] = []
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        return np.uint16 if self.deep else np.uint8
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        alpha = None if self._alpha is None else self._alpha_rows(self._alpha)
+        for band in self._pixels():
+            if alpha is not None:
+                rows = np.array(list(islice(alpha, len(band))), self.dtype)
+                band = np.concatenate([band, rows[:, :, None]], axis=2)
+            yield band
+        if alpha is not None and self._whole:
+            next(alpha, None)  # shows whether its stream ends as it must
+        latents = self._latents
+        if len(latents.lost) == latents.count:
+            raise Corrupt("nothing is left of what was to be decoded")
+        self.lost = [slice_region(self.header, number) for number in latents.lost]
+        total = time.perf_counter() - self._start
+        self.seconds = {"entropy": latents.seconds, "transform": total - latents.seconds, "total": total}
+
+    @torch.inference_mode()
+    def _pixels(self) -> Iterator[np.ndarray]:
+        latents, box, region = self._latents, self._box, self.region
+        digest = LatentsDigest() if self._whole else None
+        bands = synthesise_bands(
+            self._network,
+            Bands(_digested(latents, digest)),
+            self._rows,
+            self._columns,
+            box,
+            (latents.top, latents.left),
+            self._scale,
+            self._device,
+            gray=self.gray,
+            deep=self.deep,
+        )
+        row, left = box.top * PIXELS_PER_LATENT, region.x - box.left * PIXELS_PER_LATENT
+        for band in bands:
+            first, last = max(region.y - row, 0), min(region.y + region.height - row, len(band))
+            row += len(band)
+            if first < last:
+                yield band[first:last, left : left + region.width]
+        if digest is not None:
+            self.digest = digest.hexdigest()
+
+    def _alpha_rows(self, payload: bytes) -> Iterator[np.ndarray]:
+        """(width,) each, of the rows and columns of the region."""
+        region, header = self.region, self.header
+        rows = alpha_rows(payload, header.height, header.width, header.deep)
+        given = 0
+        try:
+            for _ in range(region.y):
+                next(rows)
+            for row in rows:
+                if given < region.height:
+                    given += 1
+                    yield row[region.x : region.x + region.width]
+                elif not self._whole:
+                    return
+        except StreamError as error:
+            if not self._allow_partial:
+                raise
+            self.alpha_lost = True
+            self.warnings.append(f"alpha ends early: {error}")
+            while given < region.height:
+                given += 1
+                yield np.full(region.width, np.iinfo(self.dtype).max, self.dtype)
+
+    def whole(self) -> Picture:
+        """All of it."""
+        pixels = np.empty((self.height, self.width, 1 if self.gray else 3), self.dtype)
+        alpha = None if self._alpha is None else np.empty((self.height, self.width), self.dtype)
+        row = 0
+        for band in self:
+            pixels[row : row + len(band)] = band[:, :, : pixels.shape[2]]
+            if alpha is not None:
+                alpha[row : row + len(band)] = band[:, :, -1]
+            row += len(band)
+        return Picture(pixels[:, :, 0] if self.gray else pixels, alpha, self.icc, self.exif, self.xmp)
+
+
+def _latents_of(region: Region) -> Box:
+    """The latents that a region lies on."""
+    s = PIXELS_PER_LATENT
+    return Box(region.y // s, -(-(region.y + region.height) // s), region.x // s, -(-(region.x + region.width) // s))
+
+
+def _digested(latents: LatentBands, digest: LatentsDigest | None) -> Iterator[np.ndarray]:
+    for band in latents:
+        if digest is not None:
+            digest.update(band)
+        yield band
