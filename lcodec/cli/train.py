@@ -1,4 +1,4 @@
-"""`lcodec train`: a folder of photographs to a checkpoint."""
+"""`lcodec train`: photographs to a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,75 +9,111 @@ from typing import Any
 
 import click
 
-from lcodec.cli import options
-from lcodec.cli.report import print_json, warn
+from lcodec.cli import options, recipe
+from lcodec.cli.report import note, print_json, warn
 from lcodec.errors import UsageError
 
 DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 
 
-@click.command("train", short_help="Train a model on a folder of photographs.")
+@click.command("train", short_help="Train a model on photographs.")
+@recipe.option
 @click.option("--model", "architecture", required=True, metavar="NAME", help="Architecture, e.g. mbt2018-mean.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder tree of photographs.")
-@click.option("--valid", type=click.Path(path_type=Path), help="Photographs to measure progress on.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder tree of photographs, or .pack file; repeat for several.",
+)
+@click.option("--valid", multiple=True, type=click.Path(path_type=Path), help="The same, to measure progress on.")
+@click.option("--valid-images", type=click.IntRange(min=1), metavar="N", help="Of those, so many [default: all].")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this run.")
 @click.option("-N", "N", type=int, default=96, show_default=True, help="Hidden channels.")
 @click.option("-M", "M", type=int, help="Latent channels [default: 2N, N for cheng2020 and lc-s].")
 @click.option(
     "-q",
     "--qualities",
-    default=DEFAULT_QUALITIES,
-    show_default=True,
-    help="Qualities that the model serves; one alone trains a model of one rate.",
+    help=f"Qualities that the model serves; one alone trains a model of one rate.  [default: {DEFAULT_QUALITIES}]",
+)
+@click.option("--metric", type=click.Choice(["mse", "ms-ssim"]), default="mse", show_default=True, help="Distortion.")
+@click.option(
+    "--lambda",
+    "lmbda",
+    type=float,
+    default=0.0,
+    help="Weight of the distortion in a model of one rate [default: CompressAI's for -q and the metric].",
 )
 @click.option("--steps", type=int, default=0, help="Length of the run in steps.")
 @click.option("--hours", type=float, default=0.0, help="Length of the run in hours of training.")
-@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step, over all processes.")
 @click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop in pixels.")
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "muon", "soap"]), default="adamw", show_default=True, help="Method."
+)
 @click.option("--lr", type=float, default=4e-4, show_default=True, help="Peak learning rate.")
 @click.option("--warmup", type=int, default=200, show_default=True, help="Steps of warm-up.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "plateau", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="What the learning rate does after the warm-up; constant runs can be resumed with more steps.",
+)
+@click.option(
+    "--decay", type=float, default=0.0, metavar="SHARE", help="Last part of the run, with a fall to zero, e.g. 0.3."
+)
+@click.option("--patience", type=int, default=3, show_default=True, help="Validations that make a plateau.")
 @click.option("--clip", type=float, default=1.0, show_default=True, help="Limit of the gradient's norm.")
 @click.option("--ema", type=float, default=0.999, show_default=True, help="Decay of the averaged weights.")
 @click.option("--mode", type=click.Choice(["ste", "noise"]), default="ste", show_default=True, help="Quantisation.")
 @click.option("--amp", type=click.Choice(["bf16", "off"]), default="bf16", show_default=True, help="Precision.")
+@click.option("--compile", is_flag=True, help="Compile the step with torch.compile; for GPUs.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps.")
 @options.threads
+@click.option(
+    "--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Threads that prepare batches."
+)
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint or model to begin with, as far as it fits.")
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters to keep, e.g. 'g_*'; repeat for several.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints.")
 @click.option("--valid-minutes", type=float, default=20.0, show_default=True, help="Time between validations.")
+@click.option("--valid-steps", type=click.IntRange(min=0), default=0, help="Steps between them instead.")
 @options.as_json
 @options.debug
 def command(
-    data: Path,
-    valid: Path | None,
+    data: tuple[Path, ...],
+    valid: tuple[Path, ...],
+    valid_images: int | None,
     out: Path,
-    qualities: str,
+    qualities: str | None,
     threads: int | None,
+    workers: int,
     init: Path | None,
     resume: bool,
     save_minutes: float,
     valid_minutes: float,
+    valid_steps: int,
     as_json: bool,
     amp: str,
     M: int | None,
     **settings: Any,
 ) -> None:
-    """Train a model; Ctrl-C saves and stops, --resume goes on.
+    """Train a model; Ctrl-C saves and stops, --resume goes on. torchrun makes it many processes.
 
     \b
-    lcodec train --model mbt2018-mean --data photos/ --out runs/mine --hours 2
+    lcodec train --recipe lc-s --data photos/ --valid held-out/ --out runs/mine
+    lcodec train --model mbt2018-mean --data photos.pack --out runs/mine --hours 2
+    torchrun --nproc-per-node 4 -m lcodec train --recipe lc-s --device cuda --data photos.pack --out runs/mine
     lcodec finalize runs/mine/checkpoint.pt --calibration photos/ -o mine.safetensors
     """
-    try:
-        levels = tuple(float(q) for q in qualities.split(","))
-    except ValueError:
-        raise UsageError(f"qualities {qualities!r} are not numbers with commas between them") from None
-    for name, folder in (("--data", data), ("--valid", valid)):
-        if folder is not None and not os.path.isdir(folder):
-            raise UsageError(f"{name} {folder} is not a folder")
+    levels = _levels(qualities, settings["lmbda"])
+    for name, places in (("--data", data), ("--valid", valid)):
+        for place in places:
+            if not (os.path.isdir(place) or os.path.isfile(place)):
+                raise UsageError(f"{name} {place} is not a folder or a pack")
 
     import torch
 
@@ -85,29 +121,38 @@ def command(
     from lcodec.nets import ARCHITECTURES
     from lcodec.train.data import Photographs
     from lcodec.train.loop import Options, Trainer
+    from lcodec.train.parallel import joined
 
     if settings["architecture"] not in ARCHITECTURES:
         raise UsageError(
             f"unknown architecture {settings['architecture']!r}", "known: " + ", ".join(ARCHITECTURES)
         )
-    settings["device"] = str(choose_device(settings["device"]))
+    device = str(choose_device(settings.pop("device")))
     if threads:
         torch.set_num_threads(threads)
     widths = settings["N"] * (2 if ARCHITECTURES[settings["architecture"]].transform == "gdn" else 1)
-    chosen = Options(qualities=levels, amp=amp == "bf16", M=M or widths, **settings)
-    progress = Progress(as_json)
-    trainer = Trainer(
-        chosen,
-        Photographs(data, warn=warn),
-        Photographs(valid, warn=warn) if valid else None,
-        out,
-        resume=resume,
-        init=init,
-        report=progress.show,
-    )
-    progress.trainer = trainer
-    with progress:
-        trainer.run(save_minutes=save_minutes, valid_minutes=valid_minutes)
+    with joined(device) as (ranks, own_device):
+        tell = warn if ranks.main else _silent
+        chosen = Options(qualities=levels, amp=amp == "bf16", M=M or widths, device=own_device, **settings)
+        progress = Progress(as_json, ranks.main)
+        trainer = Trainer(
+            chosen,
+            Photographs(data, warn=tell),
+            Photographs(valid, warn=tell, limit_images=valid_images) if valid else None,
+            out,
+            resume=resume,
+            init=init,
+            report=progress.show,
+            workers=workers,
+            ranks=ranks,
+        )
+        progress.trainer = trainer
+        if ranks.main and not as_json and not trainer.journal.has_board:
+            note(f"tensorboard is not installed, the curves are in {trainer.journal.path} alone")
+        with progress:
+            trainer.run(save_minutes=save_minutes, valid_minutes=valid_minutes, valid_steps=valid_steps)
+    if not ranks.main:
+        return
     state = "stopped" if trainer.stopped else "finished"
     if as_json:
         seconds = round(trainer.seconds, 3)
@@ -116,24 +161,37 @@ def command(
     click.echo(f"{state} after {trainer.step} steps, {trainer.seconds / 3600:.2f} h: {trainer.path}")
 
 
-class Progress:
-    """A bar on a terminal, a line every so often elsewhere, JSON rows where asked for."""
+def _levels(qualities: str | None, lmbda: float) -> tuple[float, ...]:
+    """The qualities of the network; (0.0,), one rate without a name, for a lambda alone."""
+    if qualities is None and lmbda:
+        return (0.0,)
+    try:
+        return tuple(float(q) for q in (qualities or DEFAULT_QUALITIES).split(","))
+    except ValueError:
+        raise UsageError(f"qualities {qualities!r} are not numbers with commas between them") from None
 
-    def __init__(self, as_json: bool) -> None:
+
+def _silent(message: str) -> None:
+    """For the ranks whose warnings rank 0 gives as well."""
+
+
+class Progress:
+    """A bar on a terminal, a line every so often elsewhere, JSON rows where asked for, on rank 0."""
+
+    def __init__(self, as_json: bool, active: bool = True) -> None:
         self.as_json = as_json
+        self.active = active
         self.trainer: Any = None
         self.bar: Any = None
 
     def __enter__(self) -> Progress:
-        if not self.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if self.active and not self.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
-            self.bar = RichProgress(
-                BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), console=Console(stderr=True)
-            )
-            self.task = self.bar.add_task("starting", total=1.0)
+            self.bar = RichProgress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True))
+            self.task = self.bar.add_task("starting", total=1.0, completed=self.trainer.progress())
             self.bar.start()
         return self
 
@@ -142,20 +200,53 @@ class Progress:
             self.bar.stop()
 
     def show(self, row: dict[str, Any]) -> None:
+        if not self.active:
+            return
         if self.as_json:
             print_json({"step": self.trainer.step, **row})
             return
-        if "valid" in row:
-            text = "valid: " + "  ".join(f"q{r['quality']:g} {r['bpp']:.3f}/{r['psnr']:.2f}" for r in row["valid"])
-        else:
-            text = (
-                f"step {self.trainer.step}  loss {row['loss']:.3f}  {row['bpp']:.3f} bpp  "
-                + (f"{row['psnr']:.2f} dB  " if "psnr" in row else "")
-                + f"{row['images_per_s']:.0f} images/s"
-            )
+        if "warning" in row:
+            warn(row["warning"])
+            return
+        lasting = "valid" in row
+        text = valid_line(row) if lasting else step_line(self.trainer.step, row)
         if self.bar is None:
             click.echo(text)
-        elif "valid" in row:
+        elif lasting:
             self.bar.console.print(text)
         else:
             self.bar.update(self.task, completed=row["progress"], description=text)
+
+
+def step_line(step: int, row: dict[str, Any]) -> str:
+    """What a row of training says on a terminal."""
+    parts = [f"step {step}", f"loss {row['loss']:.3f}", f"{row['bpp']:.3f} bpp"]
+    if "psnr" in row:
+        parts.append(f"{row['psnr']:.2f} dB")
+    if "ms_ssim" in row:
+        parts.append(f"MS-SSIM {row['ms_ssim']:.4f}")
+    parts.append(f"{row['images_per_s']:.3g} images/s")
+    parts.append(f"{duration(row['left_s'])} left")
+    if row["time"]:
+        parts.append(" ".join(f"{name} {share:.0%}" for name, share in row["time"].items()))
+    if row.get("skipped"):
+        parts.append(f"{row['skipped']} steps skipped")
+    return "  ".join(parts)
+
+
+def valid_line(row: dict[str, Any]) -> str:
+    """What a validation says: bpp, dB and what the integer model adds to the rate, for each quality."""
+    parts = ["valid:"]
+    for r in row["valid"]:
+        level = f"{r['ms_ssim']:.4f}" if "ms_ssim" in r else f"{r['psnr']:.2f}"
+        integer = f" {r['integer_percent']:+.2f}%" if "integer_percent" in r else ""
+        parts.append(f"q{r['quality']:g} {r['bpp']:.3f}/{level}{integer}")
+    if "integer_error" in row:
+        parts.append(f"(cannot be finalized yet: {row['integer_error']})")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """7380 -> 2:03 h, 95 -> 2 min"""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{minutes} min"

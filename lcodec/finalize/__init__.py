@@ -2,5 +2,6 @@
 
 from .assemble import Finalized, calibration_images, finalize
 from .cache import finalize_cached
+from .rates import integer_rates
 
-__all__ = ["Finalized", "calibration_images", "finalize", "finalize_cached"]
+__all__ = ["Finalized", "calibration_images", "finalize", "finalize_cached", "integer_rates"]

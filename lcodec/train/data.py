@@ -1,9 +1,9 @@
-"""Photographs for training: a folder tree of images, decoded once into memory, and random crops of them."""
+"""Photographs for training: folders and packs of images, decoded once into memory, and random crops of them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,59 +11,85 @@ import torch
 from torch import Tensor
 
 from lcodec.errors import InputError
-from lcodec.image import INPUT_SUFFIXES, pad, read_image
+from lcodec.image import INPUT_SUFFIXES, pad
+from lcodec.image.pack import SUFFIX, ImageSource, image_sources
 
 
 class Photographs:
-    """All readable images below a folder, as uint8 arrays (H, W, 3).
+    """All readable images of folders and packs, as uint8 arrays (H, W, 3).
 
     Unreadable files are reported through `warn`, counted in `skipped` and left out. Images beyond `limit_bytes` of
-    decoded pixels are decoded again at each use instead of being kept.
+    decoded pixels are decoded again at each use instead of being kept. limit_images: so many of them, evenly over the
+    order of names, and no more. Threads may share it. Raises InputError if nothing is left.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folders: Path | Sequence[Path],
         limit_bytes: int = 8 << 30,
         warn: Callable[[str], None] = lambda message: print(message, file=sys.stderr),
+        limit_images: int | None = None,
     ) -> None:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in INPUT_SUFFIXES and p.is_file())
-        self.paths: list[Path] = []
+        folders = [folders] if isinstance(folders, Path) else list(folders)
+        sources: list[ImageSource] = []
+        for folder in folders:
+            found = image_sources(folder)
+            if not found:
+                raise _nothing([folder])
+            sources += found
+        if limit_images is not None and limit_images < len(sources):
+            sources = [sources[i * len(sources) // limit_images] for i in range(limit_images)]
+        self.sources: list[ImageSource] = []
+        self.shapes: list[tuple[int, int]] = []  # height, width
         self._cache: list[np.ndarray | None] = []
         self.skipped = 0
         used = 0
-        for path in paths:
+        for source in sources:
             try:
-                pixels = read_image(path).pixels
+                pixels = source.read().pixels
             except InputError as e:
                 warn(f"skipped: {e}")
                 self.skipped += 1
                 continue
             used += pixels.nbytes
-            self.paths.append(path)
+            self.sources.append(source)
+            self.shapes.append((pixels.shape[0], pixels.shape[1]))
             self._cache.append(pixels if used <= limit_bytes else None)
-        if not self.paths:
-            raise InputError(f"no readable image below {folder}", "known suffixes: " + " ".join(sorted(INPUT_SUFFIXES)))
+        if not self.sources:
+            raise _nothing(folders)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
     def __getitem__(self, i: int) -> np.ndarray:
         pixels = self._cache[i]
-        return read_image(self.paths[i]).pixels if pixels is None else pixels
+        return self.sources[i].read().pixels if pixels is None else pixels
 
-    def crops(self, rng: np.random.Generator, count: int, size: int) -> Tensor:
-        """Random crops, flipped and turned at random: (count, 3, size, size) float32 in [0, 1], channels last."""
-        out = np.empty((count, size, size, 3), np.uint8)
-        for i in range(count):
-            pixels = self[int(rng.integers(len(self)))]
+    def crops(self, rng: np.random.Generator, count: int, size: int, part: slice = slice(None)) -> Tensor:
+        """Random crops, flipped and turned at random: (count, 3, size, size) float32 in [0, 1], channels last.
+
+        part: those of them that are made; what is drawn from rng does not depend on it.
+        """
+        plan = []
+        for _ in range(count):
+            index = int(rng.integers(len(self)))
+            top, left = (int(rng.integers(max(n, size) - size + 1)) for n in self.shapes[index])
+            plan.append((index, top, left, int(rng.integers(4)), int(rng.integers(2))))
+        plan = plan[part]
+        out = np.empty((len(plan), size, size, 3), np.uint8)
+        for i, (index, top, left, turns, flip) in enumerate(plan):
+            pixels = self[index][top : top + size, left : left + size]
             if min(pixels.shape[:2]) < size:
-                short = [(0, max(0, size - n)) for n in pixels.shape[:2]]
+                short = [(0, size - n) for n in pixels.shape[:2]]
                 pixels = np.pad(pixels, (*short, (0, 0)), mode="edge")
-            top, left = (int(rng.integers(n - size + 1)) for n in pixels.shape[:2])
-            crop = np.rot90(pixels[top : top + size, left : left + size], int(rng.integers(4)))
-            out[i] = crop[:, ::-1] if rng.integers(2) else crop
+            crop = np.rot90(pixels, turns)
+            out[i] = crop[:, ::-1] if flip else crop
         return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _nothing(folders: Sequence[Path]) -> InputError:
+    known = " ".join(sorted(INPUT_SUFFIXES | {SUFFIX}))
+    return InputError("no readable image below " + ", ".join(map(str, folders)), f"known suffixes: {known}")
 
 
 def as_batch(pixels: np.ndarray) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,70 +19,36 @@ import numpy as np
 import torch
 
 from lcodec import checkpoint
+from lcodec.atomic import write_atomically
 from lcodec.errors import LcodecError, ModelError, OutputError, UsageError
-from lcodec.nets import NetConfig, Network, Output
+from lcodec.image import write_image
+from lcodec.nets import NetConfig, Network
 
+from .average import Average
+from .batches import Batches
 from .data import Photographs
 from .initialize import linear_start, transfer
-from .loss import mse_lambda, psnr, rate_distortion
-from .validate import validate
+from .journal import Journal, Report
+from .loss import Losses, Objective
+from .optimizers import Optimizer
+from .options import Options
+from .parallel import Ranks
+from .pictures import Point, curve_svg, history, jpeg_curve, strip
+from .schedule import Plateau, learning_rate
+from .timing import Stopwatch
+from .validate import add_integer_rates, validate, validation_loss
+
+__all__ = ["NetConfig", "Network", "Options", "Trainer"]
 
 MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
 
 
-@dataclass(frozen=True)
-class Options:
-    """All that decides a run, in one place; stored in its checkpoints.
-
-    architecture, N, M, qualities: the network (see `NetConfig`).
-    steps or hours: length; the learning rate warms up over `warmup` steps and then falls as a cosine to zero.
-    batch crops of `crop` pixels a side; learning rate lr; gradient norm limit clip; ema decay of averaged weights.
-    rate_balance: losses are weighted by lmbda^-rate_balance, so that low qualities are heard beside high ones.
-    mode: "ste" or "noise" (see `Network.forward`). amp: bfloat16 autocast.
-    freeze: patterns (as in file names) of parameters that stay as they are. With g_a, g_s and the gains frozen the rate
-    alone is trained, several times faster.
-    """
-
-    architecture: str = "mbt2018-mean"
-    N: int = 96
-    M: int = 192
-    qualities: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
-    steps: int = 0
-    hours: float = 0.0
-    batch: int = 8
-    crop: int = 128
-    lr: float = 1e-3
-    warmup: int = 200
-    clip: float = 1.0
-    ema: float = 0.999
-    rate_balance: float = 0.4
-    mode: str = "ste"
-    amp: bool = True
-    freeze: tuple[str, ...] = ()
-    seed: int = 1
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if (self.steps > 0) == (self.hours > 0):
-            raise UsageError("a run needs either steps or hours")
-        if self.batch < 1:
-            raise UsageError(f"a step needs at least one crop, not {self.batch}")
-        if self.seed < 0:
-            raise UsageError(f"seed {self.seed} is negative")
-        if not (0 < self.lr < math.inf and self.clip > 0 and 0 <= self.ema < 1):
-            raise UsageError(f"lr {self.lr:g}, clip {self.clip:g} or ema {self.ema:g} makes no sense")
-        if self.crop % 64 or self.crop <= 0:
-            raise UsageError(f"crop size {self.crop} is not a multiple of 64")
-        if self.mode not in ("ste", "noise"):
-            raise UsageError(f"unknown quantisation mode {self.mode!r}")
-
-    @property
-    def config(self) -> NetConfig:
-        return NetConfig(self.architecture, self.N, self.M, self.qualities)
-
-
 class Trainer:
-    """A run in a folder: `checkpoint.pt` (all state), `log.jsonl` (steps and validations)."""
+    """A run in a folder: `checkpoint.pt` (all state), `log.jsonl` (steps and validations), and of the last validation
+    `curve.svg` and `strip.webp`.
+
+    workers: threads that prepare batches. ranks: the processes that train together, see `parallel`.
+    """
 
     def __init__(
         self,
@@ -90,33 +59,33 @@ class Trainer:
         *,
         resume: bool = False,
         init: Path | None = None,
-        report: Callable[[dict[str, Any]], None] = lambda row: None,
+        report: Report = lambda row: None,
+        workers: int = 0,
+        ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ) -> None:
-        self.options, self.data, self.valid, self.out, self.report = options, data, valid, out, report
+        self.options, self.data, self.valid, self.out, self.ranks = options, data, valid, out, ranks
         self.path = out / "checkpoint.pt"
         self.step = 0
-        self.seconds = 0.0  # of training, over all resumed parts
-        self.bad_steps = 0
+        self.seconds = 0.0  # of training, over all resumed parts, as all ranks know it
+        self._unsaid = 0.0  # what rank 0 has added to it since
+        self.bad_steps = 0  # in a row
+        self.skipped = 0  # of them, over all
         self.stopped = False
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise OutputError(f"cannot make folder {out}: {(e.strerror or str(e)).lower()}") from e
+        self._asked_to_stop = False
+        self._anchor: list[Point] | None = None
+        ranks.share(options.batch)
+        if options.schedule == "plateau" and valid is None:
+            raise UsageError("a plateau is found by validation", "give --valid, or another --schedule")
+        self._check_data()
+        if ranks.main:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise OutputError(f"cannot make folder {out}: {(e.strerror or str(e)).lower()}") from e
         torch.manual_seed(options.seed)
         self.network = Network(options.config)
-        if self.path.exists() and not resume:
-            raise UsageError(f"{self.path} exists", "go on with --resume, or choose another --out")
-        state = checkpoint.load(self.path) if resume else None
-        if state is None:
-            self._start(init)
-        else:
-            if not checkpoint.is_ours(state):
-                raise ModelError(f"{self.path} is no checkpoint of a run that could go on")
-            if state["config"] != options.config.to_json():
-                raise UsageError(f"{self.path} holds another network than the one asked for")
-            self.network.load_state_dict(state["network"])
+        state = self._state(resume, init)
         self.network.to(options.device).channels_last()
-        self.ema = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             if name.endswith("quantiles") or any(fnmatchcase(name, pattern) for pattern in options.freeze):
                 parameter.requires_grad_(False)
@@ -128,16 +97,58 @@ class Trainer:
             raise UsageError("everything is frozen")
         self.parameters = list(trained.values())
         self.rate_only = not any(n.startswith(("g_a.", "g_s.", "log_")) for n in trained)
-        betas = (0.9, 0.99)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, weight_decay=0.0, betas=betas, fused=True)
+        self.optimizer = Optimizer(options.optimizer, self.network, trained, options.lr)
+        averaged = None
         if state is not None:
-            self.ema = {k: v.to(options.device) for k, v in state["ema"].items()}
             try:
-                self.optimizer.load_state_dict(state["optimizer"])
-            except ValueError as e:
-                raise UsageError(f"{self.path} trains other parameters", "resume with the same --freeze") from e
+                self.optimizer.load(state["optimizer"])
+            except (ValueError, KeyError) as e:
+                hint = "resume with the same --freeze and --optimizer"
+                raise UsageError(f"{self.path} trains other parameters or in another way", hint) from e
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.skipped = int(state.get("skipped", 0))
+            averaged = {k: v.to(options.device) for k, v in state["ema"].items()} if ranks.main else None
+        self.plateau = Plateau(options.patience, None if state is None else state.get("plateau"))
+        self.average = Average(self.network, options.ema, averaged) if ranks.main else None
+        objective: torch.nn.Module = Objective(self.network, options, self.rate_only)
+        if options.compile:
+            objective = torch.compile(objective)  # type: ignore[assignment]
+        self.objective = ranks.distributed(objective, options.device)
+        self.batches = Batches(data, options, ranks, workers)
+        self.watch = Stopwatch(options.device)
+        self.journal = Journal(out, report, ranks.main, self.step)
         self.network.train()
+
+    # ---- setting up
+
+    def _check_data(self) -> None:
+        """All ranks draw from the same list of images, or a step's crops would not be what its number says."""
+        names = [source.name for source in self.data.sources]
+        digest = hashlib.sha256(json.dumps([names, self.data.shapes]).encode()).hexdigest()
+        if len(set(self.ranks.all(digest))) > 1:
+            raise UsageError("the processes do not see the same images", "give them all the same --data, a pack say")
+
+    def _state(self, resume: bool, init: Path | None) -> dict[str, Any] | None:
+        """Weights to begin with; the state of the run that goes on, on ranks but the main one without its weights."""
+        if not self.ranks.main:
+            state: dict[str, Any] | None = self.ranks.from_main(None)
+            return state
+        if self.path.exists() and not resume:
+            raise UsageError(f"{self.path} exists", "go on with --resume, or choose another --out")
+        state = checkpoint.load(self.path) if resume else None
+        if state is None:
+            self._start(init)
+        else:
+            if not checkpoint.is_ours(state):
+                raise ModelError(f"{self.path} is no checkpoint of a run that could go on")
+            if state["config"] != self.options.config.to_json():
+                raise UsageError(f"{self.path} holds another network than the one asked for")
+            before = state.get("options", {}).get("metric", "mse")
+            if before != self.options.metric:
+                raise UsageError(f"{self.path} is trained for {before}", "a run for another metric begins with --init")
+            self.network.load_state_dict(state["network"])
+        self.ranks.from_main(state and {k: v for k, v in state.items() if k not in ("network", "ema")})
+        return state
 
     def _start(self, init: Path | None) -> None:
         """Weights to begin with: the linear start where there is one, then what fits of another model."""
@@ -157,55 +168,69 @@ class Trainer:
         return min(1.0, self.step / o.steps if o.steps else self.seconds / (3600 * o.hours))
 
     def learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / max(1, self.options.warmup))
-        return self.options.lr * warm * 0.5 * (1 + math.cos(math.pi * self.progress()))
+        return learning_rate(self.options, self.step, self.progress(), self.plateau.factor)
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; everything random in it depends on (seed, step) alone, which makes resuming exact."""
         o = self.options
-        rng = np.random.default_rng((o.seed, self.step))
-        torch.manual_seed(int(rng.integers(2**62)))
-        x = self.data.crops(rng, o.batch, o.crop).to(o.device, memory_format=torch.channels_last)
-        # every batch spans the range of qualities, so that its gradient is not that of one of them
-        ranks = (np.arange(o.batch) + rng.random()) * len(o.qualities) / o.batch
-        q = [o.qualities[int(r) % len(o.qualities)] for r in ranks]
-        lmbda = torch.tensor([mse_lambda(v) for v in q], device=o.device)
+        self.watch.start(self.step)
+        batch = self.batches.get(self.step)
+        x = batch.x.to(o.device, non_blocking=True, memory_format=torch.channels_last)
+        self.watch.lap("data")
+        torch.manual_seed(batch.noise_seed)
+        levels = torch.tensor(batch.levels, device=o.device)
+        lmbda = torch.tensor([o.lambda_of(q) for q in batch.levels], device=o.device)
+        losses = self.objective(x, levels, lmbda)
+        self.watch.lap("forward")
+        self.optimizer.zero_grad(self.parameters)
+        losses.loss.backward()
+        self.watch.lap("backward")
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, o.clip, foreach=True))
         lr = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        with torch.autocast(torch.device(o.device).type, torch.bfloat16, enabled=o.amp):
-            levels = torch.tensor(q, device=o.device)
-            if self.rate_only:  # distortion would be a constant
-                out = Output(x, *self.network.latents(x, levels, o.mode)[1:])
-            else:
-                out = self.network(x, levels, mode=o.mode)
-        loss, bpp, mse = rate_distortion(x, out, lmbda)
-        weighted = (loss * (lmbda / 0.013) ** -o.rate_balance).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        weighted.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, o.clip)
-        if bool(torch.isfinite(norm)) and bool(torch.isfinite(weighted)):
-            self.optimizer.step()
-            self._average()
+        row = {**self._agree(losses), "lr": lr, "grad_norm": norm}
+        if math.isfinite(norm) and math.isfinite(row["loss"]):
+            self.optimizer.step(lr)
+            if self.average is not None:
+                self.average.update(self.step)
             self.bad_steps = 0
         else:
             self.bad_steps += 1
+            self.skipped += 1
             if self.bad_steps >= MAX_BAD_STEPS:
                 raise LcodecError(f"{self.bad_steps} steps in a row had a loss that is not finite", "lower --lr")
         self.step += 1
-        row = {"loss": float(weighted.detach()), "bpp": float(bpp.detach().mean()), "lr": lr, "grad_norm": float(norm)}
-        return row if self.rate_only else {**row, "psnr": float(psnr(mse.detach()).mean())}
+        self.watch.lap("optimizer")
+        return row
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.options.ema, (1 + self.step) / (10 + self.step))  # short memory at the start
-        own = self.network.state_dict()
-        floating = [k for k, v in self.ema.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.ema[k] for k in floating], [own[k] for k in floating], 1 - decay)
+    def _agree(self, losses: Losses) -> dict[str, float]:
+        """Means over the ranks; whoever wants to stop stops all; the clock and the plateau are those of rank 0."""
+        present = {k: float(v.detach()) for k, v in losses._asdict().items() if v is not None}
+        world = self.ranks.world
+        if world > 1:
+            ours = (self.seconds + self._unsaid, self.plateau.factor) if self.ranks.main else (0.0, 0.0)
+            shared = [*(v / world for v in present.values()), float(self._asked_to_stop), *ours]
+            *means, asked, self.seconds, self.plateau.factor = self.ranks.sums(shared, self.options.device)
+            self._unsaid = 0.0
+            self._asked_to_stop = asked > 0
+            present = dict(zip(present, means, strict=True))
+        self.stopped = self.stopped or self._asked_to_stop
+        return present
 
     # ---- the run
 
+    @property
+    def ema(self) -> dict[str, torch.Tensor]:
+        """The averaged weights, on rank 0."""
+        if self.average is None:
+            raise ValueError("only rank 0 keeps averaged weights")
+        return self.average.weights
+
     def save(self) -> None:
+        """Raises OutputError; the checkpoint that is there stays if the new one cannot be written whole."""
+        if not self.ranks.main:
+            return
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            raise LcodecError("weights are not finite any more, the checkpoint is kept as it was", "lower --lr")
         checkpoint.save(
             self.path,
             {
@@ -213,9 +238,11 @@ class Trainer:
                 "options": json.loads(json.dumps(asdict(self.options))),
                 "network": self.network.state_dict(),
                 "ema": self.ema,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.optimizer.state(),
+                "plateau": self.plateau.state(),
                 "step": self.step,
-                "seconds": self.seconds,
+                "skipped": self.skipped,
+                "seconds": self.seconds + self._unsaid,
                 "images": len(self.data),
             },
         )
@@ -226,52 +253,124 @@ class Trainer:
         return network.to(self.options.device).channels_last()
 
     def log(self, row: dict[str, Any]) -> None:
-        with open(self.out / "log.jsonl", "a") as f:
-            f.write(json.dumps({"step": self.step, "hours": round(self.seconds / 3600, 4), **row}) + "\n")
-        self.report(row)
+        self.journal.write(self.step, self.seconds / 3600, row)
 
-    def run(self, *, save_minutes: float = 5.0, valid_minutes: float = 20.0, log_steps: int = 50) -> None:
-        """Train to the end, or until SIGINT, SIGTERM or an error (a closed pipe, say); the state is saved."""
+    def run(
+        self,
+        *,
+        save_minutes: float = 5.0,
+        valid_minutes: float = 20.0,
+        valid_steps: int = 0,
+        log_steps: int = 50,
+    ) -> None:
+        """Train to the end, or until SIGINT, SIGTERM or an error (a closed pipe, say); the state is saved.
+
+        valid_steps: validate every so many steps instead of by time. A checkpoint that cannot be written in between is
+        reported and tried again at the next occasion; at the end it is an OutputError.
+        """
+        saved_step = self.step
+        with self._signals():
+            try:
+                last_save = last_valid = time.monotonic()
+                mean: dict[str, float] = {}
+                spent, since = 0.0, self.step
+                while self.progress() < 1 and not self.stopped:
+                    began = time.monotonic()
+                    row = self.train_step()
+                    now = time.monotonic()
+                    self._count(now - began)
+                    spent += now - began
+                    mean = {k: mean.get(k, v) + (v - mean.get(k, v)) / log_steps for k, v in row.items()}
+                    if self.step % log_steps == 0:
+                        self.log({**mean, "lr": row["lr"], **self._speed(spent / (self.step - since))})
+                        spent, since = 0.0, self.step
+                    if now - last_save > 60 * save_minutes:
+                        saved_step = self._save_or_warn(saved_step)
+                        last_save = time.monotonic()
+                    due = self.step % valid_steps == 0 if valid_steps else now - last_valid > 60 * valid_minutes
+                    if due and self.progress() < 1 and not self.stopped:
+                        self.validate()
+                        last_valid = time.monotonic()
+                self.save()
+                saved_step = self.step
+                if not self.stopped:
+                    self.validate()
+                    if self.options.schedule == "plateau":
+                        self.save()
+            except OutputError:
+                raise
+            except BaseException:
+                if self.step > saved_step and self.bad_steps == 0:
+                    self.save()
+                raise
+            finally:
+                self.batches.close()
+                self.journal.close()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask to stop after the step. (Python lets the main thread alone say so.)"""
 
         def stop(signum: int, frame: Any) -> None:
-            self.stopped = True
+            self._asked_to_stop = True
+            self.stopped = self.stopped or self.ranks.world == 1
 
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        saved_step = self.step
         try:
-            last_save = last_valid = time.monotonic()
-            mean: dict[str, float] = {}
-            start, start_step = time.monotonic(), self.step
-            while self.progress() < 1 and not self.stopped:
-                began = time.monotonic()
-                row = self.train_step()
-                self.seconds += time.monotonic() - began
-                mean = {k: mean.get(k, v) + (v - mean.get(k, v)) / log_steps for k, v in row.items()}
-                now = time.monotonic()
-                if self.step % log_steps == 0:
-                    rate = (self.step - start_step) * self.options.batch / (now - start)
-                    self.log({**mean, "lr": row["lr"], "images_per_s": rate, "progress": self.progress()})
-                if now - last_save > 60 * save_minutes:
-                    self.save()
-                    last_save, saved_step = now, self.step
-                if self.valid is not None and now - last_valid > 60 * valid_minutes:
-                    self.validate()
-                    last_valid = time.monotonic()
-            self.save()
-            saved_step = self.step
-            if self.valid is not None and not self.stopped:
-                self.validate()
-        except BaseException:
-            if self.step > saved_step and self.bad_steps == 0:
-                self.save()
-            raise
+            yield
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
 
+    def _count(self, seconds: float) -> None:
+        if self.ranks.world == 1:
+            self.seconds += seconds
+        elif self.ranks.main:
+            self._unsaid += seconds
+
+    def _speed(self, step_seconds: float) -> dict[str, Any]:
+        o = self.options
+        left = (o.steps - self.step) * step_seconds if o.steps else 3600 * o.hours - self.seconds
+        row: dict[str, Any] = {"images_per_s": o.batch / step_seconds, "progress": self.progress()}
+        row |= {"left_s": round(max(0.0, left)), "time": self.watch.shares()}
+        return row | ({"skipped": self.skipped} if self.skipped else {})
+
+    def _save_or_warn(self, saved_step: int) -> int:
+        try:
+            self.save()
+        except OutputError as e:
+            self.log({"warning": f"{e}; the one before stays, trying again later"})
+            return saved_step
+        return self.step
+
     def validate(self) -> None:
-        if self.valid is None:
+        """Rates and distortions of the averaged weights to the log, pictures of them to the run's folder."""
+        if self.valid is None or not self.ranks.main:
             return
         qualities = self.options.qualities[:: max(1, len(self.options.qualities) // 4)]
-        rows = validate(self.averaged(), self.valid, qualities, self.options.amp)
-        self.log({"valid": rows})
+        network = self.averaged()
+        rows = validate(network, self.valid, qualities, self.options)
+        trouble = add_integer_rates(rows, network, self.valid)
+        loss = validation_loss(rows, self.options)
+        if self.options.schedule == "plateau":
+            self.plateau.see(loss)
+        self.log({"valid": rows, "valid_loss": loss, **({"integer_error": trouble} if trouble else {})})
+        self._pictures(network)
+
+    def _pictures(self, network: Network) -> None:
+        if self.valid is None:
+            return
+        metric = self.options.metric
+        if self._anchor is None:
+            self._anchor = jpeg_curve(self.valid, metric)
+        pixels = strip(network, self.valid, self.options)
+        self.journal.picture(self.step, "reconstructions", pixels)
+        try:
+            curves = history(self.journal.path, metric)
+            write_atomically(self.out / "curve.svg", curve_svg(curves, self._anchor, metric).encode(), overwrite=True)
+            write_image(self.out / "strip.webp", pixels, overwrite=True)
+        except (OutputError, OSError) as e:
+            self.log({"warning": f"no pictures of this validation: {e}"})

@@ -1,34 +1,106 @@
-"""Rate-distortion loss and the lambdas of the qualities."""
+"""Rate-distortion loss, its metrics, and the lambdas of the qualities."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lcodec.nets import Output
+from lcodec.errors import UsageError
+from lcodec.nets import Network, Output
 from lcodec.nets.config import MSE_LAMBDAS
 
+if TYPE_CHECKING:
+    from .options import Options
 
-def mse_lambda(quality: float) -> float:
+METRICS = ("mse", "ms-ssim")
+# CompressAI's tables at quality 1 to 8: of  lmbda * 255^2 * MSE + bpp  and of  lmbda * (1 - MS-SSIM) + bpp.
+LAMBDAS = {"mse": MSE_LAMBDAS, "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00)}
+MIDDLE = {"mse": 0.013, "ms-ssim": 16.64}  # quality 4, the one that weights between qualities leave alone
+MIN_MS_SSIM_PX = 161  # five scales under a window of 11
+
+
+def table_lambda(quality: float, metric: str = "mse") -> float:
     """CompressAI's lambda at quality 1 to 8, geometrically between them."""
+    table = LAMBDAS[metric]
     position = min(max(quality - 1.0, 0.0), 7.0)
     i = min(int(position), 6)
     t = position - i
-    return math.exp((1 - t) * math.log(MSE_LAMBDAS[i]) + t * math.log(MSE_LAMBDAS[i + 1]))
+    return math.exp((1 - t) * math.log(table[i]) + t * math.log(table[i + 1]))
 
 
-def rate_distortion(x: Tensor, out: Output, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """lmbda * 255^2 * MSE + bpp of each image: loss, bpp, MSE in [0, 1]^2, each (B,).
+def mse_lambda(quality: float) -> float:
+    return table_lambda(quality)
 
-    x (B, 3, H, W) in [0, 1]; lmbda (B,).
+
+def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
+    """MS-SSIM of each image (Wang et al. 2003), (B,); both (B, 3, H, W) in [0, 1], float32, sides over 160 pixels.
+
+    Raises UsageError where the package for it is missing.
     """
-    mse = (out.x_hat.float() - x).square().mean((1, 2, 3))
+    try:
+        from pytorch_msssim import ms_ssim as measure  # extra "train"
+    except ImportError as e:
+        raise UsageError("MS-SSIM needs the package pytorch-msssim", "pip install pytorch-msssim") from e
+    with torch.autocast(x.device.type, enabled=False):
+        return measure(x_hat.float(), x.float(), data_range=1.0, size_average=False)
+
+
+def rate_distortion(
+    x: Tensor, out: Output, lmbda: Tensor, metric: str = "mse"
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Loss, bpp, MSE in [0, 1]^2 and, if that is the metric, MS-SSIM of each image, each (B,).
+
+    The loss is lmbda * 255^2 * MSE + bpp or lmbda * (1 - MS-SSIM) + bpp. x (B, 3, H, W) in [0, 1]; lmbda (B,).
+    """
+    x_hat = out.x_hat.float()
     bpp = out.bits() / (x.shape[2] * x.shape[3])
-    return lmbda * 255**2 * mse + bpp, bpp, mse
+    if metric == "mse":
+        mse = (x_hat - x).square().mean((1, 2, 3))
+        return lmbda * 255**2 * mse + bpp, bpp, mse, None
+    similarity = ms_ssim(x, x_hat)
+    with torch.no_grad():
+        mse = (x_hat - x).square().mean((1, 2, 3))
+    return lmbda * (1 - similarity) + bpp, bpp, mse, similarity
 
 
 def psnr(mse: Tensor) -> Tensor:
     """dB, of MSE in [0, 1]^2."""
     return -10 * torch.log10(mse.clamp_min(1e-10))
+
+
+class Losses(NamedTuple):
+    """What one step needs, scalars: the weighted loss to minimise; means of bpp, PSNR in dB and MS-SSIM, or nothing."""
+
+    loss: Tensor
+    bpp: Tensor
+    psnr: Tensor | None
+    ms_ssim: Tensor | None
+
+
+class Objective(nn.Module):
+    """From crops to the loss, as one module, so that it can be compiled or distributed as a whole.
+
+    rate_only: the distortion is a constant, because nothing that changes it is trained, and is left out.
+    """
+
+    def __init__(self, network: Network, options: Options, rate_only: bool) -> None:
+        super().__init__()
+        self.network, self.options, self.rate_only = network, options, rate_only
+
+    def forward(self, x: Tensor, levels: Tensor, lmbda: Tensor) -> Losses:
+        """x (B, 3, H, W) in [0, 1]; levels, lmbda (B,): the quality of each image and its lambda."""
+        o = self.options
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=o.amp):
+            if self.rate_only:
+                out = Output(x, *self.network.latents(x, levels, o.mode)[1:])
+            else:
+                out = self.network(x, levels, mode=o.mode)
+        loss, bpp, mse, similarity = rate_distortion(x, out, lmbda, "mse" if self.rate_only else o.metric)
+        weighted = (loss * (lmbda / MIDDLE[o.metric]) ** -o.rate_balance).mean()
+        if self.rate_only:
+            return Losses(weighted, bpp.detach().mean(), None, None)
+        level = psnr(mse.detach()).mean()
+        return Losses(weighted, bpp.detach().mean(), level, None if similarity is None else similarity.detach().mean())

@@ -2,45 +2,110 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from lcodec.errors import LcodecError
+from lcodec.finalize import integer_rates
 from lcodec.image import centre
 from lcodec.nets import Network
 
 from .data import Photographs, as_batch
-from .loss import mse_lambda, psnr
+from .loss import MIDDLE, MIN_MS_SSIM_PX, ms_ssim, psnr
+from .options import Options
 
 MAX_VALID_PX = 2048  # a side: images run through the network whole
+INTEGER_IMAGES = 3  # on which the integer model is tried
+INTEGER_PX = 384  # a side
+
+
+def rounding(network: Network) -> str:
+    """The mode of `Network.forward` that comes closest to the coder.
+
+    The context family is estimated with its context rounded in parallel; its real rate is that of the codec.
+    """
+    return "round" if network.config.arch.entropy == "context" else "coder"
 
 
 @torch.no_grad()
 def validate(
-    network: Network, images: Photographs, qualities: Sequence[float], amp: bool
+    network: Network, images: Photographs, qualities: Sequence[float], options: Options
 ) -> list[dict[str, float]]:
+<<<<<<< HEAD
     """Mean bpp, PSNR (8-bit output) and loss over the images (of large ones the middle), a row a quality.
 
     What the context family's context sees is found by iteration (see `Network.forward`), nearly as the codec has it.
     """
     network.eval()
     device = network.log_gain.device
+=======
+    """Means over the images (of large ones the middle), a row a quality: quality, bpp, psnr, loss and, if it is the
+    metric, ms_ssim (of the images that are large enough for it). PSNR and MS-SSIM are those of 8-bit pictures.
+    """
+    network.eval()
+    device = network.log_gain.device
+    mode = rounding(network)
+>>>>>>> a9d1cd9 (Train with one lambda, for MS-SSIM, with Muon and SOAP, schedules, packs and recipes)
     rows = []
     for quality in qualities:
-        total_bpp = total_psnr = total_loss = 0.0
+        lmbda = options.lambda_of(quality)
+        total: dict[str, float] = {"bpp": 0.0, "psnr": 0.0, "loss": 0.0}
+        similarities: list[float] = []
         for i in range(len(images)):
             pixels = centre(images[i], MAX_VALID_PX)
             height, width = pixels.shape[:2]
             x = as_batch(pixels).to(device, memory_format=torch.channels_last)
+<<<<<<< HEAD
             with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
                 out = network(x, quality, mode="coder")
             x_hat = out.x_hat.float().clamp(0, 1).mul(255).round().div(255)
             mse = (x_hat - x)[:, :, :height, :width].square().mean()
+=======
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=options.amp):
+                out = network(x, quality, mode=mode)
+            x_hat = out.x_hat.float().clamp(0, 1).mul(255).round().div(255)[:, :, :height, :width]
+            x = x[:, :, :height, :width]
+            mse = (x_hat - x).square().mean()
+>>>>>>> a9d1cd9 (Train with one lambda, for MS-SSIM, with Muon and SOAP, schedules, packs and recipes)
             bpp = float(out.bits()) / (height * width)
-            total_bpp += bpp
-            total_psnr += float(psnr(mse))
-            total_loss += mse_lambda(quality) * 255**2 * float(mse) + bpp
-        n = len(images)
-        rows.append({"quality": quality, "bpp": total_bpp / n, "psnr": total_psnr / n, "loss": total_loss / n})
+            distortion = 255**2 * float(mse)
+            if options.metric == "ms-ssim":
+                if min(height, width) < MIN_MS_SSIM_PX:
+                    distortion = 0.0
+                else:
+                    similarities.append(float(ms_ssim(x, x_hat)))
+                    distortion = 1 - similarities[-1]
+            total["bpp"] += bpp
+            total["psnr"] += float(psnr(mse))
+            total["loss"] += lmbda * distortion + bpp
+        row = {"quality": quality, **{k: v / len(images) for k, v in total.items()}}
+        if similarities:
+            row["ms_ssim"] = sum(similarities) / len(similarities)
+        rows.append(row)
     network.train()
     return rows
+
+
+def add_integer_rates(rows: list[dict[str, Any]], network: Network, images: Photographs) -> str:
+    """Add to the rows of `validate` what the integer model needs more than the float one, integer_percent.
+
+    The network is finalized for that, on the middles of a few of the images, which the real coder then codes. Returns
+    "" or, if the network cannot be finalized as it is, why: training goes on, for it may still become possible.
+    """
+    chosen = [centre(images[i * len(images) // INTEGER_IMAGES], INTEGER_PX).copy() for i in range(INTEGER_IMAGES)]
+    try:
+        rates = integer_rates(copy.deepcopy(network).cpu(), chosen, [row["quality"] for row in rows])
+    except LcodecError as e:
+        return str(e)
+    for row, rate in zip(rows, rates, strict=True):
+        row["integer_percent"] = rate.excess_percent
+    return ""
+
+
+def validation_loss(rows: list[dict[str, Any]], options: Options) -> float:
+    """One number for a validation: the mean loss over the qualities, weighted as in training."""
+    weights = [(options.lambda_of(r["quality"]) / MIDDLE[options.metric]) ** -options.rate_balance for r in rows]
+    return sum(w * r["loss"] for w, r in zip(weights, rows, strict=True)) / len(rows)

@@ -1,0 +1,99 @@
+"""All that decides a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lcodec.errors import UsageError
+from lcodec.nets import NetConfig
+
+from .loss import METRICS, MIN_MS_SSIM_PX, table_lambda
+
+SCHEDULES = ("cosine", "plateau", "constant")
+OPTIMIZERS = ("adamw", "muon", "soap")
+
+
+@dataclass(frozen=True)
+class Options:
+    """All that decides a run, in one place; stored in its checkpoints, and in the card of what is finalized from them.
+
+    architecture, N, M, qualities: the network (see `NetConfig`).
+    metric: what distortion is, "mse" or "ms-ssim". lmbda: of a network of one rate; 0 takes the metric's table.
+    steps or hours: length. schedule: after `warmup` steps the learning rate falls as a cosine to zero ("cosine"), stays
+    ("constant"), or is halved when `patience` validations in a row brought nothing ("plateau"); with the latter two it
+    falls linearly to zero over the last `decay` of the run, 0 to 1.
+    batch crops of `crop` pixels a side, over all processes; learning rate lr; gradient norm limit clip; ema decay of
+    averaged weights.
+    optimizer: "adamw", "muon" or "soap", see `optimizers`.
+    rate_balance: losses are weighted by lmbda^-rate_balance, so that low qualities are heard beside high ones.
+    mode: "ste" or "noise" (see `Network.forward`). amp: bfloat16 autocast. compile: torch.compile.
+    freeze: patterns (as in file names) of parameters that stay as they are. With g_a, g_s and the gains frozen the rate
+    alone is trained, several times faster.
+    """
+
+    architecture: str = "mbt2018-mean"
+    N: int = 96
+    M: int = 192
+    qualities: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+    steps: int = 0
+    hours: float = 0.0
+    batch: int = 8
+    crop: int = 128
+    lr: float = 1e-3
+    warmup: int = 200
+    clip: float = 1.0
+    ema: float = 0.999
+    rate_balance: float = 0.4
+    mode: str = "ste"
+    amp: bool = True
+    freeze: tuple[str, ...] = ()
+    seed: int = 1
+    device: str = "cpu"
+    metric: str = "mse"
+    lmbda: float = 0.0
+    schedule: str = "cosine"
+    decay: float = 0.0
+    patience: int = 3
+    optimizer: str = "adamw"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.hours > 0):
+            raise UsageError("a run needs either steps or hours")
+        if self.batch < 1:
+            raise UsageError(f"a step needs at least one crop, not {self.batch}")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} is negative")
+        if not (0 < self.lr < math.inf and self.clip > 0 and 0 <= self.ema < 1):
+            raise UsageError(f"lr {self.lr:g}, clip {self.clip:g} or ema {self.ema:g} makes no sense")
+        if self.crop % 64 or self.crop <= 0:
+            raise UsageError(f"crop size {self.crop} is not a multiple of 64")
+        for name, value, known in (
+            ("quantisation mode", self.mode, ("ste", "noise")),
+            ("metric", self.metric, METRICS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+        ):
+            if value not in known:
+                raise UsageError(f"unknown {name} {value!r}", "known: " + ", ".join(known))
+        if self.metric == "ms-ssim" and self.crop < MIN_MS_SSIM_PX:
+            raise UsageError(f"MS-SSIM needs crops of more than 160 pixels, not {self.crop}", "--crop 192 or 256")
+        if not 0 <= self.lmbda < math.inf:
+            raise UsageError(f"lambda {self.lmbda:g} makes no sense")
+        if self.lmbda and len(self.qualities) > 1:
+            raise UsageError("one lambda is for one rate", "give one quality with it, or leave --lambda out")
+        if not 0 <= self.decay <= 1:
+            raise UsageError(f"the decay is a share of the run, 0 to 1, not {self.decay:g}")
+        if self.decay and self.schedule == "cosine":
+            raise UsageError("the cosine falls to zero by itself", "use --decay with --schedule constant or plateau")
+        if self.patience < 1:
+            raise UsageError(f"patience {self.patience} makes no sense")
+
+    @property
+    def config(self) -> NetConfig:
+        return NetConfig(self.architecture, self.N, self.M, self.qualities)
+
+    def lambda_of(self, quality: float) -> float:
+        """lmbda of the loss at a quality."""
+        return self.lmbda or table_lambda(quality, self.metric)
