@@ -20,7 +20,7 @@ from lcodec.nets import Network
 from .data import Photographs, as_batch
 from .loss import MIN_MS_SSIM_PX, ms_ssim, psnr
 from .options import Options
-from .validate import MAX_VALID_PX, rounding
+from .validate import MAX_VALID_PX
 
 STRIP_IMAGES = 4
 STRIP_PX = 256
@@ -138,7 +138,7 @@ def strip(network: Network, images: Photographs, options: Options) -> np.ndarray
         tiles = [_tile(pixels, "original")]
         for quality in qualities:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=options.amp):
-                out = network(x, quality, mode=rounding(network))
+                out = network(x, quality, mode="coder")
             x_hat = out.x_hat[0, :, :height, :width].float().clamp(0, 1).mul(255).round().byte()
             bpp = float(out.bits()) / (height * width)
             name = f"q {quality:g}  {bpp:.3f} bpp" if quality else f"{bpp:.3f} bpp"

@@ -22,33 +22,16 @@ INTEGER_IMAGES = 3  # on which the integer model is tried
 INTEGER_PX = 384  # a side
 
 
-def rounding(network: Network) -> str:
-    """The mode of `Network.forward` that comes closest to the coder.
-
-    The context family is estimated with its context rounded in parallel; its real rate is that of the codec.
-    """
-    return "round" if network.config.arch.entropy == "context" else "coder"
-
-
 @torch.no_grad()
 def validate(
     network: Network, images: Photographs, qualities: Sequence[float], options: Options
 ) -> list[dict[str, float]]:
-<<<<<<< HEAD
-    """Mean bpp, PSNR (8-bit output) and loss over the images (of large ones the middle), a row a quality.
-
+    """Means over the images (of large ones the middle), a row a quality: quality, bpp, psnr, loss and, if it is the
+    metric, ms_ssim (of the images that are large enough for it). PSNR and MS-SSIM are those of 8-bit pictures.
     What the context family's context sees is found by iteration (see `Network.forward`), nearly as the codec has it.
     """
     network.eval()
     device = network.log_gain.device
-=======
-    """Means over the images (of large ones the middle), a row a quality: quality, bpp, psnr, loss and, if it is the
-    metric, ms_ssim (of the images that are large enough for it). PSNR and MS-SSIM are those of 8-bit pictures.
-    """
-    network.eval()
-    device = network.log_gain.device
-    mode = rounding(network)
->>>>>>> a9d1cd9 (Train with one lambda, for MS-SSIM, with Muon and SOAP, schedules, packs and recipes)
     rows = []
     for quality in qualities:
         lmbda = options.lambda_of(quality)
@@ -58,18 +41,11 @@ def validate(
             pixels = centre(images[i], MAX_VALID_PX)
             height, width = pixels.shape[:2]
             x = as_batch(pixels).to(device, memory_format=torch.channels_last)
-<<<<<<< HEAD
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
-                out = network(x, quality, mode="coder")
-            x_hat = out.x_hat.float().clamp(0, 1).mul(255).round().div(255)
-            mse = (x_hat - x)[:, :, :height, :width].square().mean()
-=======
             with torch.autocast(x.device.type, torch.bfloat16, enabled=options.amp):
-                out = network(x, quality, mode=mode)
+                out = network(x, quality, mode="coder")
             x_hat = out.x_hat.float().clamp(0, 1).mul(255).round().div(255)[:, :, :height, :width]
             x = x[:, :, :height, :width]
             mse = (x_hat - x).square().mean()
->>>>>>> a9d1cd9 (Train with one lambda, for MS-SSIM, with Muon and SOAP, schedules, packs and recipes)
             bpp = float(out.bits()) / (height * width)
             distortion = 255**2 * float(mse)
             if options.metric == "ms-ssim":
