@@ -20,26 +20,30 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from lcodec.codec import Codec
+    from lcodec.image import Picture
 
-__all__ = ["DEFAULT_QUALITY", "LcodecError", "__version__", "decode", "encode"]
+__all__ = ["DEFAULT_QUALITY", "LcodecError", "__version__", "decode", "decode_picture", "encode"]
 __version__ = "0.1.0"
 DEFAULT_QUALITY = 4.0
 
 
 def encode(
-    image: PIL.Image.Image | np.ndarray | str | os.PathLike[str],
+    image: PIL.Image.Image | Picture | np.ndarray | str | os.PathLike[str],
     model: str | os.PathLike[str] | None = None,
     quality: float | None = None,
     *,
     target_size: int | str | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
+    orient: bool = True,
     device: str = "auto",
     threads: int | None = None,
 ) -> bytes:
     """The .lic file of an image.
 
-    image: a Pillow image, uint8 (H, W, 3) RGB or (H, W) gray, or the path of an image file.
+    image: the path of an image file; a Pillow image; a `lcodec.image.Picture`; or uint8 or uint16, (H, W, 3) RGB,
+    (H, W, 4) RGBA or (H, W) gray. Alpha, ICC profile, EXIF and XMP go along. orient: turn what comes from a file or from
+    Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they are.
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
     finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
     4, or the nearest that the model has. target_size (bytes, or "200kB"), target_bpp, target_psnr (dB): the quality
@@ -51,15 +55,18 @@ def encode(
     import PIL.Image
 
     from lcodec import weights
-    from lcodec.image import from_array, from_pillow, read_image
+    from lcodec.image import Picture, from_array, from_pillow, read_image
     from lcodec.search.target import make_target
 
-    if isinstance(image, np.ndarray):
-        pixels = from_array(image).pixels
+    picture: Picture
+    if isinstance(image, Picture):
+        picture = image
+    elif isinstance(image, np.ndarray):
+        picture = from_array(image)
     elif isinstance(image, PIL.Image.Image):
-        pixels = from_pillow(image).pixels
+        picture = from_pillow(image, orient=orient)
     else:
-        pixels = read_image(image).pixels
+        picture = read_image(image, orient=orient)
     path = weights.find(model or weights.DEFAULT_MODEL)
     if weights.is_checkpoint(path):
         from lcodec.finalize import finalize_cached
@@ -69,24 +76,35 @@ def encode(
     target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
     if quality is None and target is None:
         quality = min(max(DEFAULT_QUALITY, codec.qualities[0]), codec.qualities[-1])
-    return codec.encode(pixels, quality, target=target).data
+    return codec.encode(picture, quality, target=target).data
 
 
 def decode(
     data: bytes, *, device: str = "auto", threads: int | None = None, max_pixels: int | None = None
 ) -> PIL.Image.Image:
-    """The image in a .lic file, as mode RGB; its model is found by the id in the file.
+    """The image in a .lic file, in mode L, LA, RGB or RGBA, 16-bit gray in I;16, with its metadata in `info`.
 
-    max_pixels: refuse larger images, None for the usual limit. Raises StreamError, ModelError, DeviceError.
+    Pillow has no 16-bit colour, so that is rounded to 8 bits; `decode_picture` keeps it. max_pixels: refuse larger
+    images, None for the usual limit. Raises StreamError, ModelError, DeviceError.
     """
-    import PIL.Image
+    from lcodec.image import to_pillow
 
+    return to_pillow(decode_picture(data, device=device, threads=threads, max_pixels=max_pixels))
+
+
+def decode_picture(
+    data: bytes, *, device: str = "auto", threads: int | None = None, max_pixels: int | None = None
+) -> Picture:
+    """The same as arrays: pixels and alpha of 8 or 16 bits, ICC profile, EXIF and XMP as bytes.
+
+    The model is found by the id in the file. Raises StreamError, ModelError, DeviceError.
+    """
     from lcodec import weights
     from lcodec.container import read_header
 
     path = weights.find(read_header(data).model_id.hex())
     limit: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    return PIL.Image.fromarray(_codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, **limit).pixels)
+    return _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, **limit).picture
 
 
 # A model takes far longer to load than an image to code, so the last ones stay; until their file changes.

@@ -27,6 +27,7 @@ import lcodec
 from lcodec import cli
 from lcodec.container import Container, Header, pack, quality_to_code, read_header, unpack
 from lcodec.errors import Corrupt, LimitExceeded, ModelError
+from lcodec.image import Picture, decode_alpha, encode_alpha
 
 ROOT = Path(__file__).parents[1]
 MODEL_ID = bytes(range(8))
@@ -36,7 +37,7 @@ class FakeCodec:
     """Has the interface of lcodec.codec.Codec; one slice holds the zlib-compressed pixels."""
 
     loads: list[str] = []
-    broken = ""  # what the decoder gets wrong: "digest" or "pixels"
+    broken = ""  # what the decoder gets wrong: "digest", "pixels" or "metadata"
     fail_on_width: int | None = None  # images of this width raise an error that no one foresaw
 
     def __init__(self, model, device="auto", threads=None):
@@ -53,11 +54,16 @@ class FakeCodec:
             raise ModelError(f"no model with id {read_header(data).model_id.hex()}")
         return cls("for-stream", device, threads)
 
-    def encode(self, pixels, quality, **_options):
+    def encode(self, picture, quality, **_options):
+        picture = picture if isinstance(picture, Picture) else Picture(picture)
+        pixels = picture.pixels
         if pixels.shape[1] == FakeCodec.fail_on_width:
             raise ZeroDivisionError("not foreseen")
-        header = Header(pixels.shape[1], pixels.shape[0], MODEL_ID, quality_to_code(quality), slice_log2=11)
-        data = pack(Container(header, [zlib.compress(pixels.tobytes())]))
+        flags = {"gray": picture.gray, "deep": picture.deep}
+        header = Header(picture.width, picture.height, MODEL_ID, quality_to_code(quality), slice_log2=11, **flags)
+        alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
+        parts = [zlib.compress(pixels.tobytes())], picture.icc, picture.exif, picture.xmp, alpha
+        data = pack(Container(header, *parts))
         return types.SimpleNamespace(
             data=data,
             seconds={"transform": 0.25, "entropy": 0.125, "total": 0.375},
@@ -71,16 +77,22 @@ class FakeCodec:
         header = read_header(data)
         if header.width * header.height > max_pixels:
             raise LimitExceeded(f"{header.width}x{header.height} pixels, more than {max_pixels}")
-        content = zlib.decompress(unpack(data).slices[0])
-        pixels = np.frombuffer(content, np.uint8).reshape(header.height, header.width, 3).copy()
+        box = unpack(data)
+        content = zlib.decompress(box.slices[0])
+        pixels = np.frombuffer(content, np.uint16 if header.deep else np.uint8).copy()
+        pixels = pixels.reshape(header.height, header.width, *([] if header.gray else [3]))
+        alpha = box.alpha and decode_alpha(box.alpha, header.height, header.width, header.deep)
         digest = f"{zlib.crc32(pixels.tobytes()):08x}"
         if FakeCodec.broken == "digest":
             digest = "other"
         if FakeCodec.broken == "pixels":
             pixels[0, 0] ^= 128
+        exif = None if FakeCodec.broken == "metadata" else box.exif
         return types.SimpleNamespace(
             pixels=pixels,
+            picture=Picture(pixels, alpha, box.icc, exif, box.xmp),
             header=header,
+            warnings=box.warnings,
             seconds={"transform": 0.5, "entropy": 0.5, "total": 1.0},
             digest=digest,
             lost=[],
@@ -186,11 +198,11 @@ def test_quiet_says_nothing(fake):
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_lost_transparency_is_a_warning(fake):
-    PIL.Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save("a.png")
-    result = run("encode", "a.png")
+def test_what_is_lost_is_a_warning(fake):
+    PIL.Image.new("CMYK", (8, 8), (1, 2, 3, 4)).save("a.tif")
+    result = run("encode", "a.tif")
     assert result.exit_code == 0
-    assert result.stderr == "lcodec: warning: a.png: transparency is dropped\n"
+    assert result.stderr == "lcodec: warning: a.tif: CMYK is converted to RGB without colour management\n"
 
 
 @pytest.mark.parametrize("ending", ["ppm", "bmp", "tiff", "webp"])
@@ -396,9 +408,9 @@ def test_missing_folder_of_a_single_output_is_not_made(fake):
     assert names() == ["a.png"]
 
 
-@pytest.mark.parametrize("broken", ["digest", "pixels"])
+@pytest.mark.parametrize("broken", ["digest", "pixels", "metadata"])
 def test_verify_keeps_a_file_that_does_not_decode_from_appearing(fake, broken):
-    picture("a.png")
+    picture("a.png", exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0")
     fake.broken = broken
     assert run("encode", "a.png", "-o", "unverified.lic").exit_code == 0
     result = run("encode", "--verify", "a.png")

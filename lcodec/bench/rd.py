@@ -89,7 +89,7 @@ def main(folder: Path, models: tuple[str, ...], qualities: str, threads: int | N
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in INPUT_SUFFIXES)
     if not paths:
         raise click.UsageError(f"no images in {folder}")
-    images = [(p.name, read_image(p).pixels) for p in paths]
+    images = [(p.name, read_image(p).rgb8()) for p in paths]
     rows = list(measure("jpeg-444", "", jpeg, images, JPEG_QUALITIES))
     anchor = curve(rows)
     print_curve("JPEG 4:4:4", anchor)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lcodec.cli import files, options
+from lcodec.cli import files, metadata, options
 from lcodec.cli.load import load_codec
-from lcodec.cli.report import print_json, print_result
+from lcodec.cli.report import print_json, print_result, warn
 from lcodec.errors import Incomplete, UsageError
 from lcodec.region import parse_region
 
@@ -37,6 +37,7 @@ PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
     help=f"Format where -o names none: png, ppm, jpg, webp, bmp, tiff [default: {DEFAULT_FORMAT}].",
 )
 @click.option("--model", metavar="NAME|FILE", help="Use this one [default: found by the id in each file].")
+@metadata.decode_options
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
 @click.option("--region", metavar="X,Y,W,H", help="Decode this rectangle only, in pixels from the top left corner.")
 @click.option("--allow-partial", is_flag=True, help="Fill what is damaged, say where, and exit with 3.")
@@ -46,6 +47,9 @@ def command(
     output: str | None,
     format_: str | None,
     model: str | None,
+    strip: bool,
+    orient: str,
+    strict: bool,
     limit_pixels: int | None,
     region: str | None,
     allow_partial: bool,
@@ -94,8 +98,13 @@ def command(
         load_s = time.perf_counter() - read
         result = codec.decode(data, **how)
         ending = suffix if job.target is None or files.is_special(job.target) else job.target.suffix
-        files.write(job, image_bytes(result.pixels, ending), force)
-        record = describe(job, len(data), codec, result)
+        picture, lost = metadata.fitted(result.picture, ending, strip, orient, strict)
+        warnings = [*result.warnings, *lost]
+        if not quiet:
+            for message in warnings:
+                warn(f"{job.source.name}: {message}")
+        files.write(job, image_bytes(picture, ending), force)
+        record = describe(job, len(data), codec, result) | {"warnings": warnings}
         if result.lost or result.alpha_lost:
             raise incomplete(record, result)
         if quiet:
@@ -178,6 +187,8 @@ def describe(job: files.Job, size: int, codec: Codec, result: DecodeResult) -> d
         "bpp": round(8 * size / (result.header.width * result.header.height), 5),
         "model": codec.name,
         "model_id": codec.id,
+        "mode": result.picture.mode,
+        "depth": 16 if result.picture.deep else 8,
         "quality": result.header.quality,
         **({} if result.digest is None else {"digest": result.digest}),
         "seconds": files.rounded(result.seconds),

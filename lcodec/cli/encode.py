@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec import DEFAULT_QUALITY
-from lcodec.cli import files, options
+from lcodec.cli import files, metadata, options
 from lcodec.cli.load import load_codec
 from lcodec.cli.report import print_json, print_result, warn
 from lcodec.errors import LcodecError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lcodec.codec import Codec, EncodeResult
-    from lcodec.image import Image
+    from lcodec.image import Image, Picture
 
 SUFFIX = ".lic"
 
@@ -36,6 +33,7 @@ SUFFIX = ".lic"
     help=f"Larger is better and bigger, fractions too [default: {DEFAULT_QUALITY:g}].",
 )
 @options.target
+@metadata.encode_options
 @click.option("--verify", is_flag=True, help="Decode again and compare before the file appears.")
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
 @options.coding
@@ -47,6 +45,13 @@ def command(
     target_size: str | None,
     target_bpp: float | None,
     target_psnr: float | None,
+    strip: bool,
+    icc: str | None,
+    exif: str | None,
+    xmp: str | None,
+    orient: str,
+    drop_alpha: bool,
+    strict: bool,
     verify: bool,
     limit_pixels: int | None,
     device: str,
@@ -64,12 +69,13 @@ def command(
     lcodec encode holiday/ -o holiday-lic/     all images, also in subfolders
     lcodec encode --target-size 200kB photo.jpg
     """
-    from lcodec.image import INPUT_SUFFIXES, read_image
+    from lcodec.image import INPUT_SUFFIXES
     from lcodec.search.target import make_target
 
     target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
     if target is not None and quality is not None:
         raise UsageError("a quality and a target do not go together", "the target decides the quality")
+    wanted = metadata.Wanted.from_options(strip, icc, exif, xmp, orient, drop_alpha, strict)
     sources = files.find_sources(inputs, INPUT_SUFFIXES, "images")
     jobs = files.plan(sources, inputs, output, SUFFIX)
     to_stdout = any(job.target is None for job in jobs)
@@ -88,15 +94,15 @@ def command(
         files.refuse_target(job, sources, force)
         start = time.perf_counter()
         name = job.source.name
-        image = read_image(io.BytesIO(job.source.read()), name=name, limit_pixels=limit_pixels)
+        image = wanted.read(job.source.read(), name, limit_pixels)
         if not quiet:
             for message in image.warnings:
                 warn(f"{name}: {message}")
         read = time.perf_counter()
         codec, chosen = load()
         load_s = time.perf_counter() - read
-        result = codec.encode(image.pixels, chosen, target=target)
-        psnr_db = check(codec, result, image.pixels) if verify else None
+        result = codec.encode(image, chosen, target=target)
+        psnr_db = check(codec, result, image) if verify else None
         files.write(job, result.data, force)
         if quiet:
             return
@@ -124,28 +130,39 @@ def choose_quality(codec: Codec, quality: float | None) -> float:
     return quality
 
 
-def check(codec: Codec, result: EncodeResult, pixels: np.ndarray) -> float:
-    """Decode what was encoded; returns the PSNR against the input in dB.
+def check(codec: Codec, result: EncodeResult, picture: Picture) -> float:
+    """Decode what was encoded; returns the PSNR against the input, where it is not fully transparent, in dB.
 
-    Raises LcodecError if the latents differ or the picture is not the one that the encoder foresaw.
+    Raises LcodecError if the latents differ, the picture is not the one that the encoder foresaw, or alpha or metadata
+    are not those of the input.
     """
     import numpy as np
 
-    decoded = codec.decode(result.data, max_pixels=pixels.shape[0] * pixels.shape[1])
-    if decoded.digest != result.y_hat_digest or decoded.pixels.shape != pixels.shape:
+    decoded = codec.decode(result.data, max_pixels=picture.width * picture.height)
+    if decoded.digest != result.y_hat_digest or decoded.pixels.shape != picture.pixels.shape:
         raise LcodecError(
             "verification failed: the encoded data does not decode to the same latents",
             hint="nothing was written; this is a bug, please report it with the image",
         )
     # Floating point may round differently from run to run, by one step; more is a fault.
-    difference = np.abs(decoded.pixels.astype(np.int16) - result.reconstruction().astype(np.int16))
-    if int(difference.max()) > 1:
+    difference = np.abs(decoded.pixels.astype(np.int32) - result.reconstruction())
+    white = int(np.iinfo(picture.pixels.dtype).max)
+    if int(difference.max()) > white // 255:
         raise LcodecError(
-            f"verification failed: the decoded image is off by up to {difference.max()} of 255",
+            f"verification failed: the decoded image is off by up to {difference.max()} of {white}",
             hint="nothing was written; this is a bug, please report it with the image",
         )
-    mse = float(np.mean((decoded.pixels.astype(np.float64) - pixels) ** 2))
-    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+    same_alpha = np.array_equal(picture.alpha, decoded.picture.alpha)  # type: ignore[arg-type]  # None equals None
+    if not same_alpha or any(getattr(picture, n) != getattr(decoded.picture, n) for n in ("icc", "exif", "xmp")):
+        raise LcodecError(
+            "verification failed: alpha or metadata are not those of the image",
+            hint="nothing was written; this is a bug, please report it with the image",
+        )
+    errors = np.square(decoded.pixels.astype(np.float64) - picture.pixels)
+    if picture.alpha is not None:
+        errors = errors[picture.alpha > 0]
+    mse = float(errors.mean()) if errors.size else 0.0
+    return float(10 * np.log10(white**2 / mse)) if mse else float("inf")
 
 
 def describe(
@@ -162,7 +179,9 @@ def describe(
         "bytes": size,
         "bpp": round(8 * size / pixel_count, 5),
         "ratio_input": round((image.file_bytes or 0) / size, 3),
-        "ratio_raw": round(3 * pixel_count / size, 3),
+        "ratio_raw": round((image.pixels.nbytes + (0 if image.alpha is None else image.alpha.nbytes)) / size, 3),
+        "mode": image.mode,
+        "depth": 16 if image.deep else 8,
         "model": codec.name,
         "model_id": codec.id,
         "quality": quality,

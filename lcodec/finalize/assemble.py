@@ -209,4 +209,4 @@ def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
         raise InputError(f"no calibration images in {folder}")
     step = max(1, len(paths) // MAX_CALIBRATION_IMAGES)
     # copies, for a view would keep the whole photograph in memory
-    return [centre(read_image(p).pixels, MAX_CALIBRATION_PX).copy() for p in paths[::step][:MAX_CALIBRATION_IMAGES]]
+    return [centre(read_image(p).rgb8(), MAX_CALIBRATION_PX).copy() for p in paths[::step][:MAX_CALIBRATION_IMAGES]]

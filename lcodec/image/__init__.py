@@ -3,18 +3,11 @@
 from lcodec.atomic import write_atomically
 from lcodec.image.alpha import alpha_rows, decode_alpha, encode_alpha, fill_transparent
 from lcodec.image.banded import BandedPicture
-from lcodec.image.io import (
-    INPUT_SUFFIXES,
-    OUTPUT_SUFFIXES,
-    Image,
-    from_array,
-    from_pillow,
-    image_bytes,
-    read_image,
-    write_image,
-)
+from lcodec.image.orientation import orientation, upright
 from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
+from lcodec.image.read import INPUT_SUFFIXES, Image, from_array, from_pillow, read_image
+from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, to_pillow, write_image
 
 __all__ = [
     "INPUT_SUFFIXES",
@@ -28,15 +21,19 @@ __all__ = [
     "decode_alpha",
     "encode_alpha",
     "fill_transparent",
+    "fit",
     "from_array",
     "from_pillow",
     "image_bytes",
+    "orientation",
     "pad",
     "padded_bands",
     "padded_size",
     "read_image",
     "to_16_bits",
     "to_8_bits",
+    "to_pillow",
+    "upright",
     "write_atomically",
     "write_image",
 ]

@@ -46,7 +46,7 @@ class Photographs:
         used = 0
         for source in sources:
             try:
-                pixels = source.read().pixels
+                pixels = source.read().rgb8()
             except InputError as e:
                 warn(f"skipped: {e}")
                 self.skipped += 1
@@ -63,7 +63,7 @@ class Photographs:
 
     def __getitem__(self, i: int) -> np.ndarray:
         pixels = self._cache[i]
-        return self.sources[i].read().pixels if pixels is None else pixels
+        return self.sources[i].read().rgb8() if pixels is None else pixels
 
     def crops(self, rng: np.random.Generator, count: int, size: int, part: slice = slice(None)) -> Tensor:
         """Random crops, flipped and turned at random: (count, 3, size, size) float32 in [0, 1], channels last.

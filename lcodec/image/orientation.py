@@ -1,0 +1,86 @@
+"""Which way up a picture is: the orientation of EXIF, which XMP may repeat, read, applied, set to upright.
+
+The eight orientations of EXIF 2.3, 4.6.4: what has to be done with stored pixels to see the picture as it was meant.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from lcodec.image.picture import Picture
+
+P = TypeVar("P", bound=Picture)
+
+_TAG = 0x0112
+_FORMATS = {1: "B", 3: "H", 4: "I"}  # types of TIFF that writers use for this tag
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+# tiff:Orientation="6" and <tiff:Orientation>6</tiff:Orientation>
+_XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])(?=\s*[\"'<])")
+
+
+def orientation(picture: Picture) -> int:
+    """1 to 8; EXIF counts before XMP; 1 where neither says anything or what it says cannot be read."""
+    place = _find(picture.exif)
+    if place is not None:
+        return place[2]
+    found = _XMP.search(picture.xmp or b"")
+    return int(found[2]) if found else 1
+
+
+def has_orientation(exif: bytes) -> bool:
+    """Whether an EXIF block says anything about it."""
+    return _find(exif) is not None
+
+
+def upright(picture: P) -> P:
+    """The picture as it is to be seen, and metadata that say so: the orientation in EXIF and in XMP becomes 1."""
+    turn = _UPRIGHT.get(orientation(picture))
+    if turn is not None:
+        alpha = None if picture.alpha is None else np.ascontiguousarray(turn(picture.alpha))
+        picture = replace(picture, pixels=np.ascontiguousarray(turn(picture.pixels)), alpha=alpha)
+    return as_upright(picture)
+
+
+def as_upright(picture: P) -> P:
+    """The same pixels, with the orientation in EXIF and in XMP set to 1."""
+    exif, xmp = picture.exif, picture.xmp
+    place = _find(exif)
+    if exif is not None and place is not None:
+        offset, format_, _ = place
+        exif = exif[:offset] + struct.pack(format_, 1) + exif[offset + struct.calcsize(format_) :]
+    if xmp is not None:
+        xmp = _XMP.sub(rb"\g<1>1", xmp)
+    return picture if (exif, xmp) == (picture.exif, picture.xmp) else replace(picture, exif=exif, xmp=xmp)
+
+
+def _find(exif: bytes | None) -> tuple[int, str, int] | None:
+    """Offset, struct format and value (1 to 8) of the tag in the first directory of an EXIF block."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get((exif or b"")[:4])
+    if exif is None or order is None:
+        return None
+    try:
+        (first,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, first)
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, type_, values = struct.unpack_from(order + "HHI", exif, entry)
+            if tag == _TAG and type_ in _FORMATS and values == 1:
+                format_ = order + _FORMATS[type_]
+                (value,) = struct.unpack_from(format_, exif, entry + 8)
+                return (entry + 8, format_, value) if 1 <= value <= 8 else None
+    except struct.error:  # a directory that reaches beyond the end
+        pass
+    return None

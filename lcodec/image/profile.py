@@ -1,0 +1,84 @@
+"""ICC profiles as far as this program looks into them: what they are for, and one made from a PNG's gAMA and cHRM."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import PIL.ImageCms
+
+_HEADER_BYTES = 128
+_D50 = np.array([0.9642, 1.0, 0.8249])  # X, Y, Z of the ICC's white
+_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green, blue
+SRGB_GAMMA = 0.45455
+
+
+def colour_space(profile: bytes) -> str | None:
+    """RGB, GRAY, CMYK, Lab, ...: what samples a profile is for; None if it is not a profile at all."""
+    if len(profile) < _HEADER_BYTES or profile[36:40] != b"acsp":
+        return None
+    return profile[16:20].decode("latin-1").strip()
+
+
+def describe(profile: bytes) -> str | None:
+    """The name that a profile gives itself, None if it cannot be read."""
+    try:
+        text = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.profile_description
+    except Exception:  # littlecms raises OSError, Pillow more
+        return None
+    return text or None
+
+
+def is_srgb(profile: bytes) -> bool:
+    """Whether it is called so, which is what everybody goes by."""
+    return "srgb" in (describe(profile) or "").lower()
+
+
+def from_gamma(gamma: float, chromaticities: tuple[float, ...] | None, gray: bool) -> bytes | None:
+    """The profile that says what gAMA and cHRM of a PNG say; None where these make no sense.
+
+    gamma: exponent from light to samples, as in gAMA: 0.45455 for 1/2.2. chromaticities: x and y of white, red, green
+    and blue; None for those of sRGB. ICC.1:2001 (version 2), colours adapted to D50 by Bradford.
+    """
+    x = np.array(chromaticities or SRGB_CHROMATICITIES, np.float64).reshape(-1, 2)
+    if not 0.01 <= gamma <= 100 or x.shape != (4, 2) or (x[:, 1] <= 0).any():
+        return None
+    white, *primaries = (np.array([a / b, 1.0, (1 - a - b) / b]) for a, b in x)
+    matrix = np.stack(primaries, axis=1)
+    try:
+        matrix = matrix * np.linalg.solve(matrix, white)
+        cone_white = _BRADFORD @ white
+        adapt = np.linalg.inv(_BRADFORD) @ np.diag(_BRADFORD @ _D50 / cone_white) @ _BRADFORD
+    except np.linalg.LinAlgError:
+        return None
+    matrix = adapt @ matrix
+    if not np.isfinite(matrix).all() or np.abs(matrix).max() > 100:
+        return None
+
+    def fixed(values: np.ndarray) -> bytes:
+        return struct.pack(">3i", *(round(65536 * float(v)) for v in values))
+
+    def xyz(values: np.ndarray) -> bytes:
+        return b"XYZ \0\0\0\0" + fixed(values)
+
+    name = f"PNG gamma {gamma:.5f}".encode()
+    text = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + b"\0" + bytes(8 + 3 + 67)
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, min(max(round(256 / gamma), 1), 65535))
+    tags = {b"desc": text, b"cprt": b"text\0\0\0\0none\0", b"wtpt": xyz(_D50)}
+    if gray:
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {b"rXYZ": xyz(matrix[:, 0]), b"gXYZ": xyz(matrix[:, 1]), b"bXYZ": xyz(matrix[:, 2])}
+        tags |= {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    table, data = struct.pack(">I", len(tags)), b""
+    start = _HEADER_BYTES + 4 + 12 * len(tags)
+    for tag, content in tags.items():
+        table += tag + struct.pack(">II", start + len(data), len(content))
+        data += content + bytes(-len(content) % 4)
+    space = b"GRAY" if gray else b"RGB "
+    date = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+    header = struct.pack(">I4x", start + len(data)) + b"\2\x20\0\0" + b"mntr" + space + b"XYZ " + date + b"acsp"
+    header = header.ljust(68, b"\0") + fixed(_D50)  # rendering intent 0 before it, the illuminant from byte 68
+    return header.ljust(_HEADER_BYTES, b"\0") + table + data

@@ -1,0 +1,309 @@
+"""Image files to pictures, through Pillow: samples as they are, and the metadata that lie beside them.
+
+`Image.warnings` tells what could not be taken along.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+import PIL.ImageCms
+from PIL.TiffImagePlugin import OPEN_INFO
+
+from lcodec.errors import InputError
+from lcodec.image import profile
+from lcodec.image.deep import TIFF_ADDITIONS, is_deep, raw_modes, read_deep
+from lcodec.image.metadata import read_exif, read_xmp
+from lcodec.image.orientation import as_upright, upright
+from lcodec.image.picture import Picture
+
+# Pillow knows many more; these are the ones that photographs come in. PostScript and its like run programs.
+_INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+INPUT_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
+)
+
+_pillow_limit_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Image(Picture):
+    """A picture as it was read.
+
+    name: for messages. file_bytes: size of the file, if it was one. warnings: what the file held that the picture
+    does not, and what is odd about it.
+    """
+
+    name: str = "image"
+    file_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def read_image(
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    name: str | None = None,
+    limit_pixels: int | None = None,
+    orient: bool = True,
+) -> Image:
+    """Read a PNG, JPEG, WebP, BMP, TIFF, PPM or GIF file, of several frames or pages the first.
+
+    source: a path, or a file opened in binary mode. name: what messages call it, by default the path.
+    limit_pixels: refuse larger pictures before decoding them; by default Pillow's MAX_IMAGE_PIXELS. orient: turn the
+    picture upright as its EXIF says; otherwise pixels and EXIF stay as they are (but for TIFF, which Pillow turns).
+    Raises InputError, with the name in its message.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = name or os.fspath(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {(error.strerror or str(error)).lower()}") from error
+    else:
+        name = name or getattr(source, "name", None) or "image"
+        data = source.read()
+    if not data:
+        raise InputError(f"{name} is empty")
+    # Pillow's readers raise nearly anything on damaged data (SyntaxError, struct.error, IndexError, ...).
+    try:
+        with _pillow_limit(limit_pixels) as limit, _open(data) as image:
+            if limit is not None and image.width * image.height > limit:
+                raise _too_large(name, f"{image.width}x{image.height} pixels, more than {limit}")
+            if 0 in image.size:
+                raise InputError(f"{name} is {image.width}x{image.height} pixels large")
+            if image.format == "PNG":
+                _check_png(data, name)
+            made = _convert(image, name, data)
+    except InputError:
+        raise
+    except PIL.UnidentifiedImageError:
+        raise InputError(f"{name} is not an image that can be read", hint=_hint(data)) from None
+    except PIL.Image.DecompressionBombError:
+        raise _too_large(name, "more pixels than the limit") from None
+    except MemoryError:
+        raise InputError(f"{name} does not fit into memory") from None
+    except Exception as error:
+        raise InputError(f"cannot read {name}: {error or type(error).__name__}".rstrip(".")) from error
+    return upright(made) if orient else made
+
+
+def from_pillow(image: PIL.Image.Image, *, name: str = "image", orient: bool = True) -> Image:
+    """Take over an image of any usual mode with its ICC profile, EXIF and XMP. Raises InputError for other modes."""
+    made = _convert(image, name, None)
+    return upright(made) if orient else made
+
+
+def from_array(pixels: np.ndarray, *, name: str = "array") -> Image:
+    """Wrap uint8 or uint16, (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) gray. Raises InputError for other shapes, types."""
+    alpha = None
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels, alpha = pixels[..., :3], np.ascontiguousarray(pixels[..., 3])
+    try:
+        return Image(np.ascontiguousarray(pixels), alpha, name=name)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _open(data: bytes) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(data), formats=_INPUT_FORMATS)
+
+
+def _hint(data: bytes) -> str:
+    if data.startswith(b"\x89LIC"):
+        return "it is a .lic file: lcodec decode makes an image of it"
+    return "known are PNG, JPEG, WebP, BMP, TIFF, PPM and GIF"
+
+
+def _check_png(data: bytes, name: str) -> None:
+    """Raise InputError where the checksum of a chunk that matters does not hold; Pillow looks at some of them only."""
+    offset = 8
+    while offset + 12 <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        end = offset + 8 + length
+        kind = data[offset + 4 : offset + 8]
+        critical = kind[:1].isupper()
+        if critical and end + 4 <= len(data):
+            checksum = zlib.crc32(memoryview(data)[offset + 4 : end])
+            if checksum != int.from_bytes(data[end : end + 4], "big"):
+                raise InputError(f"{name} is damaged: the checksum of its {kind.decode('latin-1')} does not hold")
+        if kind == b"IEND":
+            break
+        offset = end + 4
+
+
+def _too_large(name: str, what: str) -> InputError:
+    return InputError(f"{name} has {what}", hint="--limit-pixels N allows more")
+
+
+@contextmanager
+def _pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
+    """Give Pillow our limit of pixels, which it only takes as a global, and keep its remarks off stderr.
+
+    The same goes for the TIFFs that are read for it.
+    """
+    with _pillow_limit_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = PIL.Image.MAX_IMAGE_PIXELS
+        limit = before if limit_pixels is None else limit_pixels
+        added = {key: value for key, value in TIFF_ADDITIONS.items() if key not in OPEN_INFO}
+        PIL.Image.MAX_IMAGE_PIXELS = limit
+        for key, value in added.items():
+            OPEN_INFO[key] = value
+        try:
+            yield limit
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
+            for key in added:
+                OPEN_INFO.pop(key, None)
+
+
+# ---- from Pillow's image to ours
+
+
+def _convert(image: PIL.Image.Image, name: str, data: bytes | None) -> Image:
+    """`image` is loaded; with `data`, its file, samples that Pillow would cut to 8 bits are read from that."""
+    told: list[str] = []
+    # A phone's MPO is a JPEG with a preview behind it, no second picture.
+    if image.format != "MPO" and _frames(image) > 1:
+        told.append("only the first frame is used")
+    raws = raw_modes(image)
+    exif = read_exif(image)  # TIFF forgets what of it is orientation when it loads
+    deep = read_deep(image, data, _open) if data is not None else None
+    image.load()
+    if deep is None and is_deep(image, raws):
+        told.append("16-bit samples are reduced to 8 bits")
+    icc = image.info.get("icc_profile") or None
+    mode = image.mode
+    if deep is not None:
+        pixels, alpha = deep
+    elif mode == "F":
+        raise InputError(f"{name} has floating-point samples", hint="convert it to 8 bits first")
+    elif mode.startswith("I"):
+        pixels, alpha = _deep_gray(image, name, raws)
+    else:
+        plain = image
+        if mode in ("CMYK", "LAB"):
+            plain, icc = _to_rgb(image, icc, told), None
+        elif mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
+            plain = image.convert("RGB")  # YCbCr, HSV, RGBX
+        pixels, alpha = _samples(plain, raws)
+    if icc is None:
+        icc = _png_profile(image, gray=pixels.ndim == 2)
+    else:
+        icc = _checked_profile(icc, pixels.ndim == 2, told)
+    made = Image(pixels, alpha, icc, exif or read_exif(image), read_xmp(image), name=name)
+    if image.format == "TIFF":
+        made = as_upright(made)  # Pillow has turned it
+    return replace(made, file_bytes=None if data is None else len(data), warnings=tuple(told))
+
+
+def _frames(image: PIL.Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # of a damaged list of pages the first may still be whole
+        return 1
+
+
+def _samples(image: PIL.Image.Image, raws: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels and alpha, uint8, of the modes with 8 bits, palettes resolved."""
+    mode = image.mode
+    transparency = image.info.get("transparency")
+    if mode in ("1", "L"):
+        gray = np.array(image.convert("L"))
+        if not isinstance(transparency, int):
+            return gray, None
+        # The transparent level is meant before levels of fewer bits are spread over all of 8, which Pillow forgets.
+        spread = {"L;2": 85, "L;4": 17}.get(raws[0] if raws else "", 1)
+        return gray, np.where(gray == transparency * spread, 0, 255).astype(np.uint8)
+    if mode in ("LA", "La"):
+        both = np.array(image.convert("LA"))
+        return both[..., 0].copy(), both[..., 1].copy()
+    if mode in ("RGBA", "RGBa", "PA") or transparency is not None:
+        rgba = np.array(image.convert("RGBA"))
+        if raws == ["LA;16B"]:  # which Pillow spreads over RGB
+            return rgba[..., 0].copy(), rgba[..., 3].copy()
+        return np.ascontiguousarray(rgba[..., :3]), rgba[..., 3].copy()
+    return np.array(image.convert("RGB")), None
+
+
+def _deep_gray(image: PIL.Image.Image, name: str, raws: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """16-bit gray, which Pillow keeps in modes I;16 and I."""
+    samples = np.asarray(image).astype(np.int64)
+    if samples.min() < 0 or samples.max() > 65535:
+        raise InputError(f"{name} has samples beyond 16 bits", hint="convert it to 8 bits first")
+    transparency = image.info.get("transparency")
+    alpha = None
+    if isinstance(transparency, int):
+        alpha = np.where(samples == transparency, 0, 65535).astype(np.uint16)
+    if raws and raws[0].startswith("I;12"):
+        samples = (samples * 65535 + 2047) // 4095
+    return samples.astype(np.uint16), alpha
+
+
+# ---- colour spaces
+
+
+def _to_rgb(image: PIL.Image.Image, icc: bytes | None, told: list[str]) -> PIL.Image.Image:
+    """CMYK through its profile, Lab by its definition, to sRGB."""
+    srgb = PIL.ImageCms.createProfile("sRGB")
+    try:
+        if image.mode == "LAB":
+            told.append("Lab is converted to sRGB")
+            return _transformed(image, PIL.ImageCms.createProfile("LAB"), srgb)
+        if icc is not None:
+            made = _transformed(image, PIL.ImageCms.ImageCmsProfile(io.BytesIO(icc)), srgb)
+            told.append("CMYK is converted to sRGB through its colour profile")
+            return made
+        told.append("CMYK is converted to RGB without colour management")
+    except Exception:  # littlecms and Pillow: a damaged profile, or one of another colour space
+        told.append("CMYK is converted to RGB without colour management, for its profile cannot be used")
+    return image.convert("RGB")
+
+
+def _transformed(image: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.Image:
+    made = PIL.ImageCms.profileToProfile(
+        image,
+        source,
+        target,
+        PIL.ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        "RGB",
+        flags=PIL.ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if made is None:
+        raise InputError("the colour transform gave nothing")
+    return made
+
+
+def _checked_profile(icc: bytes, gray: bool, told: list[str]) -> bytes | None:
+    """The profile, untouched; None and a word about it where it is for other samples than these."""
+    space = profile.colour_space(icc)
+    if space is None:
+        told.append("the colour profile is damaged; it is kept as it is")
+    elif space not in ("RGB", "GRAY") or (space == "GRAY" and not gray):
+        told.append(f"the colour profile is for {space}, which the pixels are not; it is dropped")
+        return None
+    return icc
+
+
+def _png_profile(image: PIL.Image.Image, gray: bool) -> bytes | None:
+    """What gAMA and cHRM of a PNG say, as a profile, where that is not what everybody assumes anyway."""
+    info = image.info
+    gamma, chromaticities = info.get("gamma"), info.get("chromaticity")
+    if image.format != "PNG" or "srgb" in info or gamma is None:
+        return None
+    usual = profile.SRGB_CHROMATICITIES
+    same = chromaticities is None or np.allclose(chromaticities, usual, atol=2e-3)
+    if abs(gamma - profile.SRGB_GAMMA) < 5e-3 and (gray or same):
+        return None
+    return profile.from_gamma(gamma, chromaticities, gray)
