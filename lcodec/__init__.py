@@ -42,8 +42,8 @@ def encode(
     """The .lic file of an image.
 
     image: the path of an image file; a Pillow image; a `lcodec.image.Picture`; or uint8 or uint16, (H, W, 3) RGB,
-    (H, W, 4) RGBA or (H, W) gray. Alpha, ICC profile, EXIF and XMP go along. orient: turn what comes from a file or from
-    Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they are.
+    (H, W, 4) RGBA or (H, W) gray. Alpha, ICC profile, EXIF and XMP go along. orient: turn what comes from a file or
+    from Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they are.
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
     finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
     4, or the nearest that the model has. target_size (bytes, or "200kB"), target_bpp, target_psnr (dB): the quality

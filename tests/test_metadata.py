@@ -27,10 +27,10 @@ GRAY = profile.from_gamma(1 / 1.8, None, gray=True) or b""
 
 def make_exif(turn: int = 1, order: str = "<", type_: int = 3) -> bytes:
     """Make, Orientation, and bytes behind the directory that must stay: a maker's note, say."""
-    value = {1: struct.pack(order + "B3x", turn), 3: struct.pack(order + "H2x", turn), 4: struct.pack(order + "I", turn)}
+    value = struct.pack(order + {1: "B3x", 3: "H2x", 4: "I"}[type_], turn)
     head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
     directory = struct.pack(order + "HHHI4s", 2, 0x010F, 2, 4, b"ABC\0")
-    directory += struct.pack(order + "HHI", 0x0112, type_, 1) + value[type_] + bytes(4)
+    directory += struct.pack(order + "HHI", 0x0112, type_, 1) + value + bytes(4)
     return head + directory + b"note\xff\x00\x01"
 
 
@@ -246,7 +246,7 @@ def test_cmyk_goes_through_its_profile_with_a_notice(pixels, monkeypatch):
 
     monkeypatch.setattr(PIL.ImageCms, "profileToProfile", transform)
     buffer = io.BytesIO()
-    PIL.Image.new("CMYK", (4, 3), (10, 20, 30, 40)).save(buffer, "JPEG", icc_profile=SRGB, exif=make_exif(), xmp=b"<x/>")
+    PIL.Image.new("CMYK", (4, 3), (10, 20, 30, 40)).save(buffer, "JPEG", icc_profile=SRGB, xmp=b"<x/>")
     image = read_image(io.BytesIO(buffer.getvalue()))
     assert image.pixels[0, 0].tolist() == [9, 8, 7]
     assert image.icc is None and image.xmp == b"<x/>"
