@@ -24,8 +24,9 @@ import PIL.Image
 from lcodec.atomic import open_atomically
 from lcodec.errors import InputError, UsageError
 
-from .io import INPUT_SUFFIXES, Image, image_bytes, read_image
 from .pad import centre
+from .read import INPUT_SUFFIXES, Image, read_image
+from .write import image_bytes
 
 SUFFIX = ".pack"
 MAGIC = b"lcodec pack 1\n"
@@ -149,7 +150,7 @@ def packed_image(source: ImageSource, max_side: int | None = None, crop: int | N
     """
     if any(n is not None and n < 1 for n in (max_side, crop)):
         raise UsageError(f"an image cannot have {min(n for n in (max_side, crop) if n is not None)} pixels a side")
-    pixels = source.read().pixels
+    pixels = source.read().rgb8()
     height, width = pixels.shape[:2]
     if max_side is not None and max(height, width) > max_side:
         scale = max_side / max(height, width)
