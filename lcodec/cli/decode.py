@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lcodec.batch.lanes import Stages
+from lcodec.batch.plan import Job, is_special, write
 from lcodec.cli import files, metadata, options
-from lcodec.cli.load import load_codec
+from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
+from lcodec.cli.tally import rounded
 from lcodec.errors import Incomplete, UsageError
 from lcodec.region import parse_region
 
 if TYPE_CHECKING:
     from lcodec.codec import Codec, DecodeResult
+    from lcodec.region import Region
 
 SUFFIXES = frozenset({".lic"})
 DEFAULT_FORMAT = "png"
@@ -41,25 +46,9 @@ PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
 @click.option("--region", metavar="X,Y,W,H", help="Decode this rectangle only, in pixels from the top left corner.")
 @click.option("--allow-partial", is_flag=True, help="Fill what is damaged, say where, and exit with 3.")
+@options.many
 @options.coding
-def command(
-    inputs: tuple[str, ...],
-    output: str | None,
-    format_: str | None,
-    model: str | None,
-    strip: bool,
-    orient: str,
-    strict: bool,
-    limit_pixels: int | None,
-    region: str | None,
-    allow_partial: bool,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+def command(inputs: tuple[str, ...], format_: str | None, region: str | None, **values: Any) -> None:
     """Decode .lic files, or all of them in folders, with one loading of each model.
 
     \b
@@ -70,54 +59,109 @@ def command(
 
     --allow-partial fills each damaged slice with about the mean colour of its surroundings.
     """
-    from lcodec.image import image_bytes
-
-    sources = files.find_sources(inputs, SUFFIXES, ".lic files")
+    batch = options.take(files.Batch, values)
     suffix = check_suffix("." + (format_ or DEFAULT_FORMAT).lower().removeprefix("."))
-    jobs = files.plan(sources, inputs, output, suffix)
-    for job in jobs:
-        if job.target is not None and not files.is_special(job.target):
-            check_suffix(job.target.suffix)
-    to_stdout = any(job.target is None for job in jobs)
-    if to_stdout and as_json:
-        raise UsageError("--json and the image cannot both go to stdout")
-    codecs = _Codecs(model, device, threads, quiet)
-    given = {
-        "max_pixels": limit_pixels,
-        "region": None if region is None else parse_region(region),
-        "allow_partial": allow_partial or None,
-    }
-    how: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    part = None if region is None else parse_region(region)
+    recipe = replace(options.take(Decoding, values), suffix=suffix, region=part)
+    plan = files.make_plan(inputs, batch, SUFFIXES, ".lic files", suffix)
+    if plan.sole_target is not None and not is_special(plan.sole_target):
+        check_suffix(plan.sole_target.suffix)
 
-    def work(job: files.Job) -> None:
-        files.refuse_target(job, sources, force)
-        start = time.perf_counter()
-        data = job.source.read()
-        read = time.perf_counter()
-        codec = codecs.find(data)
-        load_s = time.perf_counter() - read
-        result = codec.decode(data, **how)
-        ending = suffix if job.target is None or files.is_special(job.target) else job.target.suffix
-        picture, lost = metadata.fitted(result.picture, ending, strip, orient, strict)
-        warnings = [*result.warnings, *lost]
-        if not quiet:
-            for message in warnings:
-                warn(f"{job.source.name}: {message}")
-        files.write(job, image_bytes(picture, ending), force)
-        record = describe(job, len(data), codec, result) | {"warnings": warnings}
-        if result.lost or result.alpha_lost:
-            raise incomplete(record, result)
-        if quiet:
-            return
-        record["seconds"] |= files.rounded({"load": load_s, "file": time.perf_counter() - start - load_s})
-        if as_json:
+    def show(record: dict[str, Any]) -> None:
+        for message in record["warnings"]:
+            warn(f"{record['input']}: {message}")
+        if batch.as_json:
             print_json(record)
         else:
             line = f"{record['input']} -> {record['output']}: {record['width']}x{record['height']}"
             line += f", {record['seconds']['file']:.2f} s"
-            print_result(line, record, verbose=verbose, to_stderr=to_stdout)
+            print_result(line, record, verbose=batch.verbose, to_stderr=plan.to_stdout)
 
-    files.run_jobs(jobs, work, label="decoding", quiet=quiet, as_json=as_json)
+    files.run(plan, recipe, batch, label="decoding", show=show)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Everything that is asked of the decoding of each file: it goes to all threads and machines as it is.
+
+    suffix: the format where the output's name says none.
+    """
+
+    suffix: str = "." + DEFAULT_FORMAT
+    model: str | None = None
+    limit_pixels: int | None = None
+    strip: bool = False
+    orient: str = "keep"
+    strict: bool = False
+    region: Region | None = None
+    allow_partial: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    quiet: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of `Codec.decode` that are given."""
+        given = {
+            "max_pixels": self.limit_pixels,
+            "region": self.region,
+            "allow_partial": self.allow_partial or None,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+    def worker(self) -> Decoder:
+        return Decoder(self)
+
+
+class Decoder:
+    """Decodes files as its options say, from several threads at once, with one loading of each model."""
+
+    def __init__(self, how: Decoding) -> None:
+        self.how = how
+        self._codecs = Codecs()
+
+    def process(self, job: Job, stages: Stages) -> dict[str, Any]:
+        """Read, decode and write one file. Raises LcodecError, StopBatch."""
+        from lcodec.container import read_header
+        from lcodec.image import image_bytes
+
+        how, start = self.how, time.perf_counter()
+        data = job.source.read()
+        read = time.perf_counter()
+        # Before torch is imported: most of what is not a .lic file shows here.
+        header = read_header(data)
+        codec = self._codec(data, header.model_id)
+        loaded = time.perf_counter()
+        part = how.region
+        with stages.memory(part.width * part.height if part else header.width * header.height):
+            with stages.networks():
+                begun = time.perf_counter()
+                result = codec.decode(data, **how.arguments())
+            ending = how.suffix if job.target is None or is_special(job.target) else job.target.suffix
+            picture, lost = metadata.fitted(result.picture, ending, how.strip, how.orient, how.strict)
+            written = image_bytes(picture, ending)
+        write(job, written, how.force)
+        record = describe(job, len(data), len(written), codec, result) | {"warnings": [*result.warnings, *lost]}
+        if result.lost or result.alpha_lost:
+            raise incomplete(record, result)
+        elapsed = time.perf_counter() - start - (begun - read)
+        return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
+
+    def _codec(self, data: bytes, model_id: bytes) -> Codec:
+        """The codec for a file. Raises ModelError without its model."""
+        how = self.how
+        if how.model is not None:
+            model = how.model
+            return self._codecs.get(
+                model, lambda: load_codec(model, how.device, how.threads, quiet=how.quiet), for_all=True
+            )
+
+        def load() -> Codec:
+            from lcodec.codec import Codec
+
+            return Codec.for_stream(data, device=how.device, threads=how.threads)
+
+        return self._codecs.get(model_id, load, for_all=False)
 
 
 def check_suffix(suffix: str) -> str:
@@ -151,31 +195,7 @@ def incomplete(record: dict[str, Any], result: DecodeResult) -> Incomplete:
     )
 
 
-class _Codecs:
-    """Loads each model once, when the first file needs it."""
-
-    def __init__(self, model: str | None, device: str, threads: int | None, quiet: bool) -> None:
-        self._model, self._device, self._threads, self._quiet = model, device, threads, quiet
-        self._loaded: dict[bytes, Codec] = {}
-
-    def find(self, data: bytes) -> Codec:
-        """The codec for a file. Raises StreamError without a header, ModelError without its model."""
-        from lcodec.container import read_header
-
-        # Before torch is imported: most of what is not a .lic file shows here.
-        model_id = b"" if self._model else read_header(data).model_id
-        if model_id not in self._loaded:
-            from lcodec.codec import Codec
-
-            self._loaded[model_id] = (
-                load_codec(self._model, self._device, self._threads, quiet=self._quiet)
-                if self._model
-                else Codec.for_stream(data, device=self._device, threads=self._threads)
-            )
-        return self._loaded[model_id]
-
-
-def describe(job: files.Job, size: int, codec: Codec, result: DecodeResult) -> dict[str, Any]:
+def describe(job: Job, size: int, output_size: int, codec: Codec, result: DecodeResult) -> dict[str, Any]:
     """What --json prints, and the human line is made of. Sizes in bytes, times in seconds."""
     height, width = result.pixels.shape[:2]
     return {
@@ -184,6 +204,7 @@ def describe(job: files.Job, size: int, codec: Codec, result: DecodeResult) -> d
         "width": width,
         "height": height,
         "input_bytes": size,
+        "output_bytes": output_size,
         "bpp": round(8 * size / (result.header.width * result.header.height), 5),
         "model": codec.name,
         "model_id": codec.id,
@@ -191,5 +212,5 @@ def describe(job: files.Job, size: int, codec: Codec, result: DecodeResult) -> d
         "depth": 16 if result.picture.deep else 8,
         "quality": result.header.quality,
         **({} if result.digest is None else {"digest": result.digest}),
-        "seconds": files.rounded(result.seconds),
+        "seconds": rounded(result.seconds),
     }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lcodec import DEFAULT_QUALITY
+from lcodec.batch.lanes import Stages, StopBatch
+from lcodec.batch.plan import Job, write
 from lcodec.cli import files, metadata, options
-from lcodec.cli.load import load_codec
+from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
+from lcodec.cli.tally import describe_size, rounded
 from lcodec.errors import LcodecError, UsageError
 
 if TYPE_CHECKING:
     from lcodec.codec import Codec, EncodeResult
     from lcodec.image import Image, Picture
+    from lcodec.search.target import Target
 
 SUFFIX = ".lic"
 
@@ -36,12 +40,10 @@ SUFFIX = ".lic"
 @metadata.encode_options
 @click.option("--verify", is_flag=True, help="Decode again and compare before the file appears.")
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
+@options.many
 @options.coding
 def command(
     inputs: tuple[str, ...],
-    output: str | None,
-    model: str | None,
-    quality: float | None,
     target_size: str | None,
     target_bpp: float | None,
     target_psnr: float | None,
@@ -52,14 +54,7 @@ def command(
     orient: str,
     drop_alpha: bool,
     strict: bool,
-    verify: bool,
-    limit_pixels: int | None,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
+    **values: Any,
 ) -> None:
     """Encode images, or all images in folders, with one loading of the model.
 
@@ -67,53 +62,94 @@ def command(
     lcodec encode photo.jpg                    writes photo.lic
     lcodec encode -q 2.5 photo.jpg -o small.lic
     lcodec encode holiday/ -o holiday-lic/     all images, also in subfolders
+    lcodec encode 'raw/**/*.png' --out-dir lic --skip-existing
     lcodec encode --target-size 200kB photo.jpg
     """
     from lcodec.image import INPUT_SUFFIXES
     from lcodec.search.target import make_target
 
     target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
-    if target is not None and quality is not None:
+    if target is not None and values["quality"] is not None:
         raise UsageError("a quality and a target do not go together", "the target decides the quality")
+    batch = options.take(files.Batch, values)
     wanted = metadata.Wanted.from_options(strip, icc, exif, xmp, orient, drop_alpha, strict)
-    sources = files.find_sources(inputs, INPUT_SUFFIXES, "images")
-    jobs = files.plan(sources, inputs, output, SUFFIX)
-    to_stdout = any(job.target is None for job in jobs)
-    if to_stdout and as_json:
-        raise UsageError("--json and the encoded file cannot both go to stdout")
+    recipe = replace(options.take(Encoding, values), target=target, wanted=wanted)
+    plan = files.make_plan(inputs, batch, INPUT_SUFFIXES, "images", SUFFIX)
 
-    # Loaded when the first image has been read: a wrong name should not cost the seconds that a model takes.
-    @lru_cache(maxsize=1)
-    def load() -> tuple[Codec, float | None]:
-        from lcodec import weights
-
-        codec = load_codec(model or weights.DEFAULT_MODEL, device, threads, quiet=quiet)
-        return codec, choose_quality(codec, quality) if target is None else None
-
-    def work(job: files.Job) -> None:
-        files.refuse_target(job, sources, force)
-        start = time.perf_counter()
-        name = job.source.name
-        image = wanted.read(job.source.read(), name, limit_pixels)
-        if not quiet:
-            for message in image.warnings:
-                warn(f"{name}: {message}")
-        read = time.perf_counter()
-        codec, chosen = load()
-        load_s = time.perf_counter() - read
-        result = codec.encode(image, chosen, target=target)
-        psnr_db = check(codec, result, image) if verify else None
-        files.write(job, result.data, force)
-        if quiet:
-            return
-        record = describe(job, image, codec, result.quality if chosen is None else chosen, result, psnr_db)
-        record["seconds"] |= files.rounded({"load": load_s, "file": time.perf_counter() - start - load_s})
-        if as_json:
+    def show(record: dict[str, Any]) -> None:
+        for message in record["warnings"]:
+            warn(f"{record['input']}: {message}")
+        if batch.as_json:
             print_json(record)
         else:
-            print_result(summarize(record), record, verbose=verbose, to_stderr=to_stdout)
+            print_result(summarize(record), record, verbose=batch.verbose, to_stderr=plan.to_stdout)
 
-    files.run_jobs(jobs, work, label="encoding", quiet=quiet, as_json=as_json)
+    files.run(plan, recipe, batch, label="encoding", show=show)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Everything that is asked of the encoding of each file: it goes to all threads and machines as it is."""
+
+    model: str | None = None
+    quality: float | None = None
+    target: Target | None = None
+    wanted: metadata.Wanted = metadata.Wanted()
+    verify: bool = False
+    limit_pixels: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    quiet: bool = False
+
+    def worker(self) -> Encoder:
+        return Encoder(self)
+
+
+class Encoder:
+    """Encodes files as its options say, from several threads at once, with one loading of the model."""
+
+    def __init__(self, how: Encoding) -> None:
+        self.how = how
+        self._codecs = Codecs()
+
+    def process(self, job: Job, stages: Stages) -> dict[str, Any]:
+        """Read, encode and write one file. Raises LcodecError, StopBatch."""
+        from lcodec.image import read_size
+
+        how, name, start = self.how, job.source.name, time.perf_counter()
+        data = job.source.read()
+        with stages.memory(read_size(data)):
+            image = how.wanted.read(data, name, how.limit_pixels)
+            read = time.perf_counter()
+            # Only now: a wrong name of an input should not cost the seconds that a model takes.
+            codec = self._codec()
+            quality = None if how.target else self._quality(codec)
+            loaded = time.perf_counter()
+            with stages.networks():
+                begun = time.perf_counter()
+                result = codec.encode(image, quality, target=how.target)
+                psnr_db = check(codec, result, image) if how.verify else None
+        write(job, result.data, how.force)
+        record = describe(job, image, codec, result.quality if quality is None else quality, result, psnr_db)
+        elapsed = time.perf_counter() - start - (begun - read)
+        return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
+
+    def _codec(self) -> Codec:
+        from lcodec import weights
+
+        model = self.how.model or weights.DEFAULT_MODEL
+
+        def load() -> Codec:
+            return load_codec(model, self.how.device, self.how.threads, quiet=self.how.quiet)
+
+        return self._codecs.get(model, load, for_all=True)
+
+    def _quality(self, codec: Codec) -> float:
+        try:
+            return choose_quality(codec, self.how.quality)
+        except UsageError as error:
+            raise StopBatch(error) from error
 
 
 def choose_quality(codec: Codec, quality: float | None) -> float:
@@ -166,7 +202,7 @@ def check(codec: Codec, result: EncodeResult, picture: Picture) -> float:
 
 
 def describe(
-    job: files.Job, image: Image, codec: Codec, quality: float, result: EncodeResult, psnr_db: float | None
+    job: Job, image: Image, codec: Codec, quality: float, result: EncodeResult, psnr_db: float | None
 ) -> dict[str, Any]:
     """What --json prints, and the human line is made of. Sizes in bytes, times in seconds."""
     size, pixel_count = len(result.data), image.width * image.height
@@ -189,7 +225,7 @@ def describe(
         "digest": result.y_hat_digest,
         "verified": psnr_db is not None,
         "warnings": list(image.warnings),
-        "seconds": files.rounded(result.seconds),
+        "seconds": rounded(result.seconds),
     }
     if psnr_db is not None:
         record["psnr_db"] = round(psnr_db, 3) if psnr_db != float("inf") else None
@@ -200,7 +236,7 @@ def summarize(record: dict[str, Any]) -> str:
     """The record on one line."""
     line = (
         f"{record['input']} -> {record['output']}: {record['width']}x{record['height']}, "
-        f"{files.describe_size(record['bytes'])}, {record['bpp']:.3f} bpp, q {record['quality']:.4g}, "
+        f"{describe_size(record['bytes'])}, {record['bpp']:.3f} bpp, q {record['quality']:.4g}, "
         f"{record['ratio_input']:.1f}x smaller than the input, {record['ratio_raw']:.1f}x than raw, "
         f"{record['seconds']['file']:.2f} s"
     )

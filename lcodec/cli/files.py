@@ -1,210 +1,164 @@
-"""From the arguments of a command to pairs of files, and the loop that works through them."""
+"""How the commands work through files: on threads or a cluster, with what is told on the way and at the end."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import click
 
-from lcodec.cli.report import DEBUG, Progress, complain, describe, print_json
-from lcodec.errors import InputError, OutputError, UsageError
+from lcodec.batch.lanes import Record, Stages, StopBatch, Worker, available_cores, memory_budget, run_lanes
+from lcodec.batch.plan import Job, Naming, Plan
+from lcodec.batch.sources import Search
+from lcodec.cli.report import DEBUG, Progress, print_json
+from lcodec.cli.tally import Tally, describe_size
+from lcodec.errors import UsageError
 
-STREAM = "-"  # stdin or stdout
+__all__ = ["Batch", "Recipe", "describe_size", "make_plan", "one_by_one", "report", "run"]
 
-
-@dataclass(frozen=True)
-class Source:
-    """An input: its path (None for stdin), and where it lies below the folder that was given, if one was."""
-
-    path: Path | None
-    relative: Path
-
-    @property
-    def name(self) -> str:
-        return "stdin" if self.path is None else str(self.path)
-
-    def read(self) -> bytes:
-        """All bytes. Raises InputError."""
-        if self.path is None:
-            return sys.stdin.buffer.read()
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {self.path}: {(error.strerror or str(error)).lower()}") from error
+ON_GPU_AT_ONCE = 3  # images: their transforms take turns there, while others are entropy coded on the CPU
+Outcome = Record | Exception | None  # None: left out, for its output is there
 
 
 @dataclass(frozen=True)
-class Job:
-    """An input and its output, None for stdout; `make_folder` if the output's folder need not exist."""
+class Batch:
+    """The options that say how files are found and worked through, and not what is done with each."""
 
-    source: Source
-    target: Path | None
-    make_folder: bool = False
+    output: str | None = None
+    out_dir: str | None = None
+    keep_suffix: bool = False
+    skip_existing: bool = False
+    jobs: int | None = None
+    force: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+class Recipe(Protocol):
+    """A frozen dataclass with all options for what is done with each file. It travels to other machines."""
 
     @property
-    def target_name(self) -> str:
-        return "stdout" if self.target is None else str(self.target)
+    def device(self) -> str: ...
+
+    @property
+    def threads(self) -> int | None: ...
+
+    def worker(self) -> Worker: ...
 
 
-def find_sources(inputs: Sequence[str], suffixes: Collection[str], what: str) -> list[Source]:
-    """Files as they are, folders searched through for `suffixes`, "-" as stdin; each file once.
+T = TypeVar("T")
 
-    what: what is searched for, in the plural, for messages. Raises InputError for a folder without any,
-    UsageError when stdin is a terminal or mixed with files.
+
+def make_plan(inputs: Sequence[str], batch: Batch, suffixes: Collection[str], what: str, suffix: str) -> Plan:
+    """What goes where. what: the inputs, in the plural. suffix: the ending of outputs. Raises as `Plan.make` does."""
+    if batch.output is not None and batch.out_dir is not None:
+        raise UsageError("-o and --out-dir both say where outputs go", hint="leave one out")
+    if batch.force and batch.skip_existing:
+        raise UsageError("--force and --skip-existing contradict each other", hint="leave one out")
+    output, is_folder = (batch.out_dir, True) if batch.out_dir is not None else (batch.output, False)
+    plan = Plan.make(Search.of(inputs, suffixes, what), Naming(suffix, output, is_folder, batch.keep_suffix))
+    if plan.to_stdout and batch.as_json:
+        raise UsageError("--json and the output cannot both go to stdout")
+    return plan
+
+
+def run(plan: Plan, recipe: Recipe, batch: Batch, *, label: str, show: Callable[[Record], None]) -> None:
+    """Do what the recipe says for each job. One that fails is reported and the others go on.
+
+    Leaves with the exit code of the first failure. show: tells of a record.
     """
-    if STREAM in inputs and len(inputs) > 1:
-        raise UsageError("- (stdin) cannot be combined with other inputs")
-    sources: dict[str, Source] = {}
-    for text in inputs:
-        if text == STREAM:
-            if sys.stdin.isatty():
-                raise UsageError("stdin is a terminal", hint=f"pipe {what} in or name a file")
-            return [Source(None, Path("stdin"))]
-        path = Path(text)
-        if os.path.isdir(path):
-            found = _search(path, suffixes)
-            if not found:
-                endings = " ".join(sorted(suffixes))
-                raise InputError(
-                    f"no {what} in folder {path}", hint=f"looked for names that end in {endings}"
-                )
-            pairs = [(file, file.relative_to(path)) for file in found]
-        else:
-            pairs = [(path, Path(path.name))]
-        for file, relative in pairs:
-            sources.setdefault(os.path.realpath(file), Source(file, relative))
-    return list(sources.values())
-
-
-def _search(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith(".")]
-    return sorted(p for p in found if p.is_file())
-
-
-def plan(sources: Sequence[Source], inputs: Sequence[str], output: str | None, suffix: str) -> list[Job]:
-    """Decide where each output goes.
-
-    Without `output` it goes beside its input, with `suffix` for ending (stdin: to stdout). "-" is stdout. For
-    several inputs or a folder `output` is a folder, in which the structure below a given folder is kept.
-    Raises UsageError when two inputs would get the same output, when several would go to stdout, or one to a
-    terminal; OutputError when `output` is a file but has to be a folder.
-    """
-    many = len(sources) > 1 or any(os.path.isdir(text) for text in inputs if text != STREAM)
-    if output is None:
-        jobs = [Job(s, None if s.path is None else s.path.with_suffix(suffix)) for s in sources]
-    elif output == STREAM:
-        if len(sources) > 1:
-            raise UsageError("several outputs cannot all go to stdout", hint="-o FOLDER/ takes them")
-        jobs = [Job(sources[0], None)]
-    elif many or output.endswith(("/", os.sep)) or os.path.isdir(output):
-        folder = Path(output)
-        if os.path.exists(folder) and not os.path.isdir(folder):
-            raise OutputError(f"{output} is a file, and several outputs need a folder")
-        jobs = [Job(s, folder / s.relative.with_suffix(suffix), make_folder=True) for s in sources]
+    if plan.count == 1:
+        outcomes = one_by_one(_admitted(plan, batch), _work(recipe, Stages()))
     else:
-        jobs = [Job(sources[0], Path(output))]
-    if any(job.target is None for job in jobs) and sys.stdout.isatty():
-        raise UsageError(
-            "binary data is not written to a terminal", hint="redirect it, or name a file with -o"
-        )
-    _refuse_collisions(jobs)
-    return jobs
+        at_once, threads = parallelism(plan.count, recipe, batch.jobs)
+        stages = Stages(at_once, memory_budget())
+        work = _work(replace(recipe, threads=threads), stages)  # type: ignore[type-var]
+        outcomes = run_lanes(_admitted(plan, batch), work, stages, at_once + max(2, at_once // 2))
+    told = ((item.job, outcome) for item, outcome in outcomes)
+    report(told, plan.count, label=label, show=show, quiet=batch.quiet, as_json=batch.as_json)
 
 
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    taken: dict[str, Job] = {}
-    for job in jobs:
-        if job.target is None:
-            continue
-        other = taken.setdefault(os.path.realpath(job.target), job)
-        if other is not job:
-            raise UsageError(
-                f"{other.source.name} and {job.source.name} would both become {job.target}",
-                hint="encode or decode them one at a time with -o FILE",
-            )
+@dataclass(frozen=True)
+class _Item:
+    """A job, and whether it is to be done at all."""
+
+    job: Job
+    verdict: bool | Exception
 
 
-def refuse_target(job: Job, sources: Sequence[Source], force: bool) -> None:
-    """Raise OutputError when the target is an input, or exists without `force`; cheap, so asked first."""
-    target = job.target
-    if target is None or not os.path.exists(target):  # unlike Path.exists false for a name that is too long, say
-        return
-    if any(s.path is not None and os.path.exists(s.path) and s.path.samefile(target) for s in sources):
-        raise OutputError(f"{target} is an input", hint="choose another name with -o")
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder")
-    if target.is_file() and not force:
-        raise OutputError(f"{target} exists", hint="--force overwrites it")
-
-
-def is_special(path: Path) -> bool:
-    """Whether it is a device or a pipe, whose name says nothing about a format."""
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
-
-
-def write(job: Job, data: bytes, force: bool) -> None:
-    """Put `data` where the job says, whole or not at all. Raises OutputError."""
-    if job.target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    from lcodec.atomic import write_atomically
-
-    if job.make_folder:
+def _admitted(plan: Plan, batch: Batch) -> Iterator[_Item]:
+    for job in plan:
         try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OutputError(f"cannot make folder {job.target.parent}: {reason}") from error
-    write_atomically(job.target, data, overwrite=force)
+            verdict: bool | Exception = plan.admit(job, force=batch.force, skip_existing=batch.skip_existing)
+        except Exception as error:
+            verdict = error
+        yield _Item(job, verdict)
 
 
-def run_jobs(
-    jobs: Sequence[Job], work: Callable[[Job], None], *, label: str, quiet: bool, as_json: bool
+def _work(recipe: Recipe, stages: Stages) -> Callable[[_Item], Record | None]:
+    worker = recipe.worker()
+
+    def work(item: _Item) -> Record | None:
+        if isinstance(item.verdict, Exception):
+            raise item.verdict
+        return worker.process(item.job, stages) if item.verdict else None
+
+    return work
+
+
+def parallelism(count: int, recipe: Recipe, jobs: int | None) -> tuple[int, int]:
+    """How many files to compute at once, and with how many threads each."""
+    threads = recipe.threads or available_cores()
+    if jobs is None:
+        # Asked without torch, whose import takes as long as many files; where it errs, little is lost.
+        on_gpu = recipe.device != "cpu" and (recipe.device != "auto" or os.path.exists("/dev/nvidiactl"))
+        jobs = min(threads, ON_GPU_AT_ONCE) if on_gpu else threads
+    jobs = min(jobs, count)
+    return jobs, max(1, threads // jobs)
+
+
+def one_by_one(items: Iterable[T], work: Callable[[T], Record | None]) -> Iterator[tuple[T, Outcome]]:
+    """Each item and what became of it. A broken pipe ends it all."""
+    for item in items:
+        try:
+            outcome: Outcome = work(item)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            outcome = error
+        yield item, outcome
+
+
+def report(
+    outcomes: Iterator[tuple[Job, Outcome]],
+    count: int,
+    *,
+    label: str,
+    show: Callable[[Record], None] | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
-    """Do `work` for each job. One that fails is reported and the others go on.
-
-    Leaves with the exit code of the first failure. With `as_json` a failure is a line on stdout too.
-    """
+    """Tell of each outcome as it comes, and of the failures and the whole at the end; see `run`."""
     ctx = click.get_current_context()
-    debug = bool(ctx.meta.get(DEBUG, False))
-    codes: list[int] = []
-    with Progress(len(jobs), label, enabled=not quiet) as step:
-        for job in jobs:
-            try:
-                work(job)
-            except BrokenPipeError:
-                raise
-            except Exception as error:
-                codes.append(complain(error, name=job.source.name, debug=debug))
-                if as_json:
-                    record = {"input": job.source.name, "error": describe(error), "exit_code": codes[-1]}
-                    print_json(record | getattr(error, "details", {}))
-            step()
-    if len(jobs) > 1 and (codes or not quiet):
-        done = len(jobs) - len(codes)
-        click.echo(
-            f"lcodec: {done} of {len(jobs)} files done" + (f", {len(codes)} failed" if codes else ""),
-            err=True,
-        )
-    if codes:
-        ctx.exit(codes[0])
-
-
-def describe_size(size: int) -> str:
-    """Bytes for people: 532 B, 24.3 kB, 1.20 MB (powers of 1000)."""
-    if size < 1000:
-        return f"{size} B"
-    if size < 1_000_000:
-        return f"{size / 1000:.1f} kB"
-    return f"{size / 1_000_000:.2f} MB"
-
-
-def rounded(seconds: dict[str, float]) -> dict[str, Any]:
-    """Times in seconds, to a tenth of a millisecond, for JSON."""
-    return {key: round(value, 4) for key, value in seconds.items()}
+    tally = Tally(count, debug=bool(ctx.meta.get(DEBUG, False)))
+    try:
+        with Progress(count, label, enabled=not quiet) as step:
+            for job, outcome in outcomes:
+                tally.add(job, outcome)
+                if isinstance(outcome, Exception):
+                    if as_json:
+                        print_json({"input": job.source.name, **tally.failures[-1].as_json()})
+                elif outcome is not None and show and not quiet:
+                    show(outcome)
+                step(failed=isinstance(outcome, Exception))
+                if isinstance(outcome, StopBatch):
+                    break
+    except BaseException:
+        tally.tell(quiet=quiet, as_json=as_json, interrupted=True)
+        raise
+    tally.tell(quiet=quiet, as_json=as_json)
+    if tally.failures:
+        ctx.exit(tally.failures[0].exit_code)

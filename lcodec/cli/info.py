@@ -8,8 +8,11 @@ from typing import Any
 
 import click
 
+from lcodec.batch.plan import Job, Plan
+from lcodec.batch.sources import Search
 from lcodec.cli import files, options
 from lcodec.cli.report import print_json, printable
+from lcodec.cli.tally import describe_size
 from lcodec.errors import StreamError
 
 
@@ -24,11 +27,10 @@ def command(inputs: tuple[str, ...], digest: bool, limit_pixels: int | None, as_
     from lcodec import weights
 
     models = {model.id: model.name for model in weights.list_models()}
-    sources = files.find_sources(inputs, {".lic"}, ".lic files")
-    jobs = [files.Job(source, None) for source in sources]
+    plan = Plan.make(Search.of(inputs, {".lic"}, ".lic files"), None)
     limit: dict[str, Any] = {} if limit_pixels is None else {"max_pixels": limit_pixels}
 
-    def work(job: files.Job) -> None:
+    def work(job: Job) -> dict[str, Any]:
         data = job.source.read()
         record, fault = inspect(data, models)
         record = {"input": job.source.name, **record}
@@ -42,8 +44,10 @@ def command(inputs: tuple[str, ...], digest: bool, limit_pixels: int | None, as_
             print_record(record)
         if fault is not None:
             raise fault
+        return {}
 
-    files.run_jobs(jobs, work, label="reading", quiet=not digest, as_json=as_json)
+    outcomes = files.one_by_one(plan, work)
+    files.report(outcomes, plan.count, label="reading", show=None, quiet=not digest, as_json=as_json)
 
 
 def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], StreamError | None]:
@@ -88,7 +92,7 @@ def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], Str
 def print_record(record: dict[str, Any]) -> None:
     rows = [
         ("image", f"{record['width']}x{record['height']}"),
-        ("size", f"{files.describe_size(record['bytes'])}, {record['bpp']:.3f} bpp"),
+        ("size", f"{describe_size(record['bytes'])}, {record['bpp']:.3f} bpp"),
         ("quality", f"{record['quality']:g}" if record["quality"] else "the model's only one"),
         ("model", f"{record['model'] or 'not on this machine'} ({record['model_id']})"),
         ("slices", f"{record['slices']} of at most {16 << record['slice_log2']} pixels a side"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
@@ -10,6 +11,7 @@ import click
 from lcodec.cli.report import DEBUG
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -40,7 +42,7 @@ verbose = click.option("-v", "--verbose", is_flag=True, help="Say more about eac
 
 
 def coding(function: F) -> F:
-    """The options of both encode and decode, in the order of their help."""
+    """The options of both encode and decode that say how each file is coded, in the order of their help."""
     for option in (debug, verbose, quiet, force, as_json, threads, device):
         function = option(function)
     return function
@@ -55,3 +57,20 @@ def target(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def many(function: F) -> F:
+    """The options of both encode and decode for many files: those of `files.Batch`."""
+    for option in (
+        click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Files at once [default: one a core]."),
+        click.option("--keep-suffix", is_flag=True, help="a.png becomes a.png.lic, beside that of a.jpg."),
+        click.option("--skip-existing", is_flag=True, help="Leave out what has its output already."),
+        click.option("--out-dir", metavar="DIR", help="Like -o DIR/: takes the structure below the inputs."),
+    ):
+        function = option(function)
+    return function
+
+
+def take(kind: type[T], values: Mapping[str, Any]) -> T:
+    """An instance of a dataclass whose fields are named like the options."""
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})  # type: ignore[arg-type]

@@ -6,8 +6,8 @@ import json
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import click
 
@@ -17,6 +17,26 @@ DEBUG = "lcodec.debug"  # key in click's Context.meta
 PROGRESS_AFTER_S = 1.0
 
 
+@dataclass(frozen=True)
+class Complaint:
+    """What is said about an error. Holds no traceback, which would keep alive what the failed work held."""
+
+    message: str
+    hint: str | None
+    exit_code: int
+
+    @classmethod
+    def about(cls, error: Exception) -> Complaint:
+        return cls(*_describe(error))
+
+    def tell(self, name: str | None = None, *, hint: bool = True) -> None:
+        """Print it, and its hint, on stderr; name: the file at fault, unless the message has it."""
+        in_front = f"{name}: " if name and name not in self.message else ""
+        _to_stderr(f"lcodec: error: {in_front}{self.message}")
+        if hint and self.hint:
+            _to_stderr(f"lcodec: hint: {self.hint}")
+
+
 def complain(error: Exception, *, name: str | None = None, debug: bool = False) -> int:
     """Print an error (and its hint) on stderr and return the exit code that it stands for.
 
@@ -24,18 +44,14 @@ def complain(error: Exception, *, name: str | None = None, debug: bool = False) 
     """
     if debug:
         traceback.print_exception(error)
-    message, hint, code = _describe(error)
-    if name and name not in message:
-        message = f"{name}: {message}"
-    _to_stderr(f"lcodec: error: {message}")
-    if hint:
-        _to_stderr(f"lcodec: hint: {hint}")
-    return code
+    complaint = Complaint.about(error)
+    complaint.tell(name)
+    return complaint.exit_code
 
 
 def describe(error: Exception) -> str:
     """The message of an error without its hint, on one line."""
-    return _describe(error)[0]
+    return Complaint.about(error).message
 
 
 def warn(message: str) -> None:
@@ -44,6 +60,11 @@ def warn(message: str) -> None:
 
 def note(message: str) -> None:
     _to_stderr(f"lcodec: note: {_one_line(message)}")
+
+
+def say(message: str) -> None:
+    """A line on stderr that is neither warning nor error."""
+    _to_stderr(f"lcodec: {message}")
 
 
 def _to_stderr(text: str) -> None:
@@ -89,6 +110,12 @@ def print_result(line: str, record: dict[str, Any], *, verbose: bool, to_stderr:
     print(printable("\n".join(lines)), file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 
+class Step(Protocol):
+    """A piece of work is done."""
+
+    def __call__(self, *, failed: bool = False) -> None: ...
+
+
 class Progress:
     """A bar on stderr for a terminal's user, which appears only once the work has taken a second.
 
@@ -97,7 +124,7 @@ class Progress:
 
     def __init__(self, total: int, label: str, enabled: bool = True) -> None:
         self._total, self._label = total, label
-        self._done = 0
+        self._done = self._failed = 0
         self._bar: Any = None
         self._task: Any = None
         self._lock = threading.Lock()
@@ -105,7 +132,7 @@ class Progress:
         enabled = enabled and sys.stderr.isatty()
         self._timer = threading.Timer(PROGRESS_AFTER_S, self._show) if enabled else None
 
-    def __enter__(self) -> Callable[[], None]:
+    def __enter__(self) -> Step:
         if self._timer:
             self._timer.daemon = True
             self._timer.start()
@@ -119,15 +146,27 @@ class Progress:
             if self._bar:
                 self._bar.stop()
 
-    def step(self) -> None:
+    def step(self, *, failed: bool = False) -> None:
         with self._lock:
             self._done += 1
+            self._failed += failed
             if self._bar:
-                self._bar.update(self._task, completed=self._done)
+                self._bar.update(self._task, completed=self._done, description=self._description)
+
+    @property
+    def _description(self) -> str:
+        return f"{self._label}, {self._failed} failed" if self._failed else self._label
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
 
         with self._lock:
@@ -140,9 +179,10 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
+                TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
                 redirect_stdout=sys.stdout.isatty(),
             )
-            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
+            self._task = self._bar.add_task(self._description, total=self._total, completed=self._done)
             self._bar.start()

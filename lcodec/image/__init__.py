@@ -7,6 +7,7 @@ from lcodec.image.orientation import orientation, upright
 from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 from lcodec.image.read import INPUT_SUFFIXES, Image, from_array, from_pillow, read_image
+from lcodec.image.size import read_size
 from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, to_pillow, write_image
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "padded_bands",
     "padded_size",
     "read_image",
+    "read_size",
     "to_16_bits",
     "to_8_bits",
     "to_pillow",

@@ -1,0 +1,143 @@
+"""Where files are: on this machine, or in a store that fsspec reaches, such as s3://bucket/key."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lcodec.errors import InputError, LcodecError, OutputError, UsageError
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # at least two letters: c:// is a drive of Windows
+_EXTRA = {"s3": "lcodec[s3]", "s3a": "lcodec[s3]"}
+
+
+def is_url(text: str) -> bool:
+    """Whether it names a place in a store and not one in the file system."""
+    return _URL.match(text) is not None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder in a store, with as much of pathlib's interface as both kinds of places need.
+
+    A write is one request, so that the file appears whole or not at all as far as the store keeps that (S3 does).
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def _path(self) -> PurePosixPath:
+        return PurePosixPath(self.url.split("://", 1)[1])
+
+    @property
+    def name(self) -> str:
+        return self._path.name
+
+    @property
+    def suffix(self) -> str:
+        return self._path.suffix
+
+    def with_suffix(self, suffix: str) -> Remote:
+        return Remote(f"{self.url.split('://', 1)[0]}://{self._path.with_suffix(suffix)}")
+
+    def __truediv__(self, relative: str | os.PathLike[str]) -> Remote:
+        return Remote(f"{self.url.rstrip('/')}/{Path(relative).as_posix()}")
+
+    def read_bytes(self) -> bytes:
+        """All bytes. Raises InputError."""
+        fs, path = _open_store(self.url)
+        try:
+            return bytes(fs.cat_file(path))
+        except Exception as error:  # each store has its own
+            raise InputError(f"cannot read {self.url}: {_reason(error)}") from error
+
+    def exists(self) -> bool:
+        """Whether there is a file of this name. Raises OutputError."""
+        fs, path = _open_store(self.url)
+        try:
+            return bool(fs.exists(path))
+        except Exception as error:
+            raise OutputError(f"cannot look for {self.url}: {_reason(error)}") from error
+
+    def write_bytes(self, data: bytes, overwrite: bool = False) -> None:
+        """Raises OutputError if it exists and `overwrite` is false, and when the store refuses."""
+        fs, path = _open_store(self.url)
+        try:
+            if not _is_object_store(fs):
+                fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            fs.pipe_file(path, data, mode="overwrite" if overwrite else "create")
+        except FileExistsError:
+            raise OutputError(f"{self.url} exists", hint="--force overwrites it") from None
+        except Exception as error:
+            raise OutputError(f"cannot write {self.url}: {_reason(error)}") from error
+
+    def walk(self) -> Iterator[Remote]:
+        """All files below, folder by folder, each in the order of names. Raises InputError."""
+        fs, root = _open_store(self.url)
+        scheme = self.url.split("://", 1)[0]
+        try:
+            for folder, folders, names in fs.walk(root):
+                folders.sort()
+                for name in sorted(names):
+                    yield Remote(f"{scheme}://{folder}/{name}" if folder else f"{scheme}://{name}")
+        except Exception as error:
+            raise InputError(f"cannot list {self.url}: {_reason(error)}") from error
+
+    def match(self, pattern: str) -> Iterator[Remote]:
+        """The files below that fit a pattern, in the order of names. Raises InputError."""
+        fs, root = _open_store(self.url)
+        scheme = self.url.split("://", 1)[0]
+        try:
+            found = sorted(fs.glob(f"{root}/{pattern}", detail=True).items())
+        except Exception as error:
+            raise InputError(f"cannot list {self.url}: {_reason(error)}") from error
+        yield from (Remote(f"{scheme}://{path}") for path, info in found if info["type"] == "file")
+
+
+Place = Path | Remote
+
+
+@lru_cache(maxsize=64)
+def _store(protocol: str) -> Any:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise UsageError(f"{protocol}:// needs fsspec", hint=f"pip install '{_EXTRA['s3']}'") from error
+    try:
+        return fsspec.filesystem(protocol)
+    except ImportError as error:
+        extra = _EXTRA.get(protocol)
+        raise UsageError(
+            f"{protocol}:// cannot be reached: {_reason(error)}", hint=f"pip install '{extra}'" if extra else None
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"no kind of store is called {protocol}://") from error
+    except Exception as error:
+        raise LcodecError(f"{protocol}:// cannot be reached: {_reason(error)}") from error
+
+
+def _open_store(url: str) -> tuple[Any, str]:
+    fs = _store(url.split("://", 1)[0].lower())
+    return fs, str(fs._strip_protocol(url))
+
+
+def _is_object_store(fs: Any) -> bool:
+    """Whether folders are only a way to read names, so that none has to be made."""
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    return protocol in ("s3", "s3a", "gs", "gcs", "abfs", "az")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join((text or type(error).__name__).split()).lower()

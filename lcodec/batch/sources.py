@@ -1,0 +1,148 @@
+"""From the arguments of a command to the inputs they stand for, found while the work goes on and not all before it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lcodec.batch.places import Place, Remote, is_url
+from lcodec.errors import InputError, UsageError
+
+STREAM = "-"  # stdin or stdout
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input: its place (None for stdin), and where it lies below the folder that was given, if one was.
+
+    fault: why it cannot be read, where the search itself met that.
+    """
+
+    path: Place | None
+    relative: Path
+    fault: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "stdin" if self.path is None else str(self.path)
+
+    def read(self) -> bytes:
+        """All bytes. Raises InputError."""
+        if self.fault:
+            raise InputError(f"cannot read {self.name}: {self.fault}")
+        if self.path is None:
+            return sys.stdin.buffer.read()
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {(error.strerror or str(error)).lower()}") from error
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which files arguments stand for: files as they are, folders and patterns searched for names ending in `suffixes`.
+
+    what: what is searched for, in the plural, for messages. Iterating walks the folders, each time anew: at most the
+    names of one folder (or the hits of one pattern) are held. Hidden files and folders are passed over, links to
+    folders are not followed.
+    """
+
+    inputs: tuple[str, ...]
+    suffixes: frozenset[str]
+    what: str
+
+    @classmethod
+    def of(cls, inputs: Sequence[str], suffixes: Collection[str], what: str) -> Search:
+        """Raises UsageError when stdin is a terminal or mixed with files."""
+        if STREAM in inputs:
+            if len(inputs) > 1:
+                raise UsageError("- (stdin) cannot be combined with other inputs")
+            if sys.stdin.isatty():
+                raise UsageError("stdin is a terminal", hint=f"pipe {what} in or name a file")
+        return cls(tuple(inputs), frozenset(suffixes), what)
+
+    @property
+    def is_several(self) -> bool:
+        """Whether an argument may stand for any number of files."""
+        return any(not self._is_plain(text) for text in self.inputs)
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether it is one file, whatever its name and whether or not it is there."""
+        if text == STREAM:
+            return True
+        if is_url(text):
+            return PurePosixPath(text).suffix.lower() in self.suffixes and not glob.has_magic(text)
+        return not os.path.isdir(text) and (os.path.lexists(text) or not glob.has_magic(text))
+
+    def plain(self) -> Iterator[Path]:
+        """The files that were named one by one."""
+        return (Path(text) for text in self.inputs if text != STREAM and not is_url(text) and self._is_plain(text))
+
+    def __iter__(self) -> Iterator[Source]:
+        """Raises InputError for a folder or pattern without any."""
+        for text in self.inputs:
+            if text == STREAM:
+                yield Source(None, Path("stdin"))
+                continue
+            if self._is_plain(text):
+                place: Place = Remote(text) if is_url(text) else Path(text)
+                yield Source(place, Path(place.name))
+                continue
+            if is_url(text):
+                found, where = self._walk_store(text), f"in {text}"
+            elif os.path.isdir(text):
+                found, where = self._walk_folder(Path(text)), f"in folder {Path(text)}"
+            else:
+                found, where = self._match(text), f"match {text}"
+            empty = True
+            for source in found:
+                empty = False
+                yield source
+            if empty:
+                endings = " ".join(sorted(self.suffixes))
+                raise InputError(f"no {self.what} {where}", hint=f"looked for names that end in {endings}")
+
+    def _fits(self, name: str) -> bool:
+        return not name.startswith(".") and os.path.splitext(name)[1].lower() in self.suffixes
+
+    def _walk_folder(self, root: Path) -> Iterator[Source]:
+        faults: list[OSError] = []
+        for folder, folders, names in os.walk(root, onerror=faults.append):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if self._fits(name) and os.path.isfile(path := os.path.join(folder, name)):
+                    yield Source(Path(path), Path(os.path.relpath(path, root)))
+            while faults:
+                yield _unreadable(faults.pop(), root)
+        while faults:
+            yield _unreadable(faults.pop(), root)
+
+    def _match(self, pattern: str) -> Iterator[Source]:
+        parts = Path(pattern).parts
+        first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        root = Path(*parts[:first]) if first else Path()
+        for text in sorted(glob.iglob(pattern, recursive=True)):
+            path = Path(text)
+            if self._fits(path.name) and path.is_file():
+                yield Source(path, path.relative_to(root))
+
+    def _walk_store(self, url: str) -> Iterator[Source]:
+        scheme, rest = url.split("://", 1)
+        parts = rest.rstrip("/").split("/")
+        first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        root = f"{scheme}://{'/'.join(parts[:first])}"
+        places = Remote(root).walk() if first == len(parts) else Remote(root).match("/".join(parts[first:]))
+        for place in places:
+            if self._fits(place.name):
+                relative = place.url[len(root) :].lstrip("/")
+                if not any(part.startswith(".") for part in relative.split("/")):
+                    yield Source(place, Path(relative))
+
+
+def _unreadable(error: OSError, root: Path) -> Source:
+    folder = Path(error.filename or root)
+    return Source(folder, Path(os.path.relpath(folder, root)), fault=(error.strerror or str(error)).lower())
