@@ -1,14 +1,20 @@
-"""Widening: a wider network that takes over a narrower one begins by computing the same."""
+"""Where training begins: linear transform coding, or what another network did."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from lcodec import weights
 from lcodec.checkpoint import network_of_model
 from lcodec.nets import ARCHITECTURES, NetConfig, Network
-from lcodec.train.initialize import transfer
+from lcodec.nets.layers import AttentionBlock
+from lcodec.train import initialize
+from lcodec.train.initialize import GATE, linear_start, transfer
+from lcodec.train.loss import psnr
 
 from .conftest import random_network
 
@@ -40,3 +46,132 @@ def test_finalized_model_can_be_trained_further(name, models):
         before, after = original(x, 8.0), reopened(x, 8.0)
     assert torch.equal(before.x_hat, after.x_hat) or torch.allclose(before.x_hat, after.x_hat, atol=0.05)
     assert abs(float(after.bits() / before.bits()) - 1) < 0.02
+
+
+# ---- linear start
+
+
+@pytest.fixture(scope="module")
+def crops(photo) -> torch.Tensor:
+    """(12, 3, 128, 128) in [0, 1]"""
+    tiles = [photo[128 * i : 128 * i + 128, 128 * j : 128 * j + 128] for i in range(2) for j in range(6)]
+    return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float().div(255)
+
+
+def test_every_architecture_codes_without_training(crops):
+    """Unquantised well, and better with each quality; random weights give no picture at all."""
+    for name, arch in ARCHITECTURES.items():
+        torch.manual_seed(0)
+        width = 96 if arch.transform in ("gdn", "shuffle") else 48
+        network = Network(NetConfig(name, 48, width, (1.0, 8.0))).eval()
+        with torch.no_grad():
+            random = psnr((network.g_s(network.g_a(crops)) - crops).square().mean())
+            linear_start(network, crops)
+            start = psnr((network.g_s(network.g_a(crops)) - crops).square().mean())
+            coded = [network(crops[:4], quality) for quality in (1.0, 8.0)]
+        assert random < 12 and start > 26.5, name
+        low, high = (psnr((out.x_hat - crops[:4]).square().mean()) for out in coded)
+        assert 23 < low < high, name
+        assert coded[0].bits().mean() < coded[1].bits().mean(), name
+
+
+@pytest.mark.parametrize("name", ["cheng2020-anchor", "cheng2020-attn"])
+def test_residual_network_can_begin_as_an_orthonormal_transform(name, crops, monkeypatch):
+    """Without the noise beside it the error is the energy of the components left out: nothing is bent or lost."""
+    for constant, value in {"NOISE": 0.0, "BRANCH": 0.0, "GAMMA_RESIDUAL": 0.0, "GATE": 1e-30}.items():
+        monkeypatch.setattr(initialize, constant, value)
+    network = Network(NetConfig(name, 32, 32, (1.0, 8.0))).eval()
+    linear_start(network, crops)
+    with torch.no_grad():
+        y = network.g_a(crops)
+        x_hat = network.g_s(y)
+    centred = crops - crops.mean((0, 2, 3))[:, None, None]
+    left_out = centred.square().sum() - y.square().sum()
+    assert float((x_hat - crops).square().sum()) == pytest.approx(float(left_out), rel=2e-3)
+    correlation = torch.corrcoef(y.permute(1, 0, 2, 3).flatten(1))
+    assert (correlation - torch.eye(32)).abs().max() < 0.2
+
+
+# ---- from one architecture to another
+
+
+def test_attention_begins_as_the_anchor_it_came_from(crops):
+    torch.manual_seed(0)
+    anchor = Network(NetConfig("cheng2020-anchor", 32, 32, (1.0, 8.0))).eval()
+    linear_start(anchor, crops)
+    torch.manual_seed(1)
+    network = Network(NetConfig("cheng2020-attn", 32, 32, (1.0, 8.0))).eval()
+    taken = transfer(network, anchor.state_dict())
+    beside = {name for name, _ in network.state_dict().items() if ".conv_a." in name or ".conv_b." in name}
+    masks = {name for name in network.state_dict() if name.endswith("mask")}
+    assert set(taken) == set(network.state_dict()) - beside - masks
+    with torch.no_grad():
+        for quality in (1.0, 8.0):
+            before, after = anchor(crops, quality), network(crops, quality)
+            # the same pictures and the same symbols, but for a few on the edge between two
+            same = (before.x_hat * 255).round() == (after.x_hat * 255).round()
+            assert same.float().mean() > 0.998
+            assert torch.allclose(before.bits(), after.bits(), rtol=1e-3)
+        y = anchor.g_a(crops)
+        assert (network.g_a(crops) - y).abs().max() < 40 * GATE * y.abs().max()
+        assert (network.g_s(y) - anchor.g_s(y)).abs().max() < 0.02 / 255
+
+
+def test_closed_gates_still_learn(crops):
+    """All parameters of an attention block have gradients, far above what Adam's epsilon swallows."""
+    torch.manual_seed(0)
+    block = AttentionBlock(16)
+    initialize.close_gate(block)
+    x = torch.randn(4, 16, 16, 16)
+    assert torch.allclose(block(x), x, atol=20 * GATE) and not torch.equal(block(x), x)
+    block(x).square().sum().backward()
+    for name, parameter in block.named_parameters():
+        if not name.startswith("conv_b.") or name.startswith("conv_b.3."):  # behind a weight of zero, later
+            assert parameter.grad is not None and float(parameter.grad.abs().mean()) > 1e-7, name
+
+
+def test_attention_is_left_out_where_there_is_none(crops):
+    torch.manual_seed(0)
+    source = Network(NetConfig("cheng2020-attn", 32, 32, (1.0, 8.0))).eval()
+    linear_start(source, crops)
+    torch.manual_seed(1)
+    network = Network(NetConfig("cheng2020-anchor", 32, 32, (1.0, 8.0))).eval()
+    taken = transfer(network, source.state_dict())
+    assert {n for n in network.state_dict() if not n.endswith("mask")} == set(taken)
+    with torch.no_grad():
+        assert torch.allclose(network.g_s(network.g_a(crops)), source.g_s(source.g_a(crops)), atol=1e-3)
+
+
+def test_trained_attention_is_taken_over_as_it_is(crops):
+    torch.manual_seed(0)
+    source = Network(NetConfig("cheng2020-attn", 16, 16)).eval()
+    torch.manual_seed(1)
+    network = Network(NetConfig("cheng2020-attn", 16, 16)).eval()
+    transfer(network, source.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network.g_s(network.g_a(crops)), source.g_s(source.g_a(crops)))
+
+
+def test_train_init_of_an_anchor_starts_attention_where_it_stood(tmp_path, photo):
+    import PIL.Image
+
+    from lcodec import checkpoint
+    from lcodec.train.data import Photographs
+    from lcodec.train.loop import Options, Trainer
+
+    (tmp_path / "data").mkdir()
+    PIL.Image.fromarray(photo[:128, :192]).save(tmp_path / "data" / "a.png")
+    data = Photographs(tmp_path / "data")
+
+    def trainer(name: str, init: Path | None) -> Trainer:
+        options = Options(name, N=32, M=32, qualities=(1.0, 8.0), steps=1, batch=1, crop=64)
+        return Trainer(options, data, None, tmp_path / name, init=init)
+
+    anchor = trainer("cheng2020-anchor", None)
+    anchor.save()
+    attention = trainer("cheng2020-attn", anchor.path)
+    x = data.crops(np.random.default_rng(0), 2, 64)
+    opened = checkpoint.open_network(anchor.path)
+    with torch.no_grad():
+        assert torch.allclose(attention.network.eval()(x, 8.0).x_hat, opened(x, 8.0).x_hat, atol=2e-3)
+        assert psnr((opened.g_s(opened.g_a(x)) - x).square().mean()) > 24  # which began as a linear codec

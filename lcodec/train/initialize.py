@@ -1,9 +1,9 @@
 """A start from linear transform coding instead of noise.
 
-Random networks spend their first hours on rediscovering the block transform. Here the four stride-2 stages of the GDN
+Random networks spend their first hours on rediscovering the block transform. Here the four stride-2 stages of a
 transform begin as a cascade of 2x2 Karhunen-Loève transforms fitted to the training data (orthonormal, the strongest
-components kept where the width does not suffice), synthesis as their transpose, GDN nearly linear, and the gains at
-the steps that high-rate theory gives for each lambda.
+components kept where the width does not suffice), synthesis as their transpose, GDN nearly linear, residual branches
+small, and the gains at the steps that high-rate theory gives for each lambda.
 """
 
 from __future__ import annotations
@@ -16,13 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from lcodec.nets import Network
-from lcodec.nets.layers import GDN, GDN_PEDESTAL, MixingBlock
+from lcodec.nets.layers import (
+    GDN,
+    GDN_PEDESTAL,
+    AttentionBlock,
+    MixingBlock,
+    ResidualBlock,
+    ResidualBlockUpsample,
+    ResidualBlockWithStride,
+)
 
 from .loss import mse_lambda
 
 GAMMA = 1e-3  # with activations of up to 7 this bends the transform by some per cent only
+GAMMA_RESIDUAL = 1e-4  # where synthesis goes around the inverse GDN, so that nothing undoes the bend
+SLOPE = 0.01  # of the LeakyReLU in residual blocks
 BRANCH = 0.05  # of residual branches
 NOISE = 0.02  # relative amplitude of everything that starts beside the linear transform
+GATE = 1e-5  # what attention lets through at first
 
 
 def _stage_basis(x: Tensor, out_channels: int) -> Tensor:
@@ -35,39 +46,108 @@ def _stage_basis(x: Tensor, out_channels: int) -> Tensor:
 
 
 def linear_start(network: Network, x: Tensor) -> None:
-    """Set g_a, g_s and the gains of a GDN network in place; x (B, 3, H, W) in [0, 1], sample crops."""
-    if network.config.arch.transform == "shuffle":
-        _shuffle_start(network, x)
-        _gain_start(network)
-        return
-    if network.config.arch.transform != "gdn":
-        raise ValueError(f"no linear start is defined for the {network.config.arch.transform} transform")
+    """Set g_a, g_s and the gains of a network in place; x (B, 3, H, W) in [0, 1], sample crops, sides multiples of 16.
+
+    What the network then does without any training is code a linear block transform.
+    """
+    starts = {"gdn": _gdn_start, "shuffle": _shuffle_start, "residual": _residual_start, "attention": _residual_start}
+    with torch.no_grad():
+        starts[network.config.arch.transform](network, x)
+    _gain_start(network)
+
+
+def _gdn_start(network: Network, x: Tensor) -> None:
     convs = [m for m in network.g_a if isinstance(m, nn.Conv2d)]
     deconvs = [m for m in network.g_s if isinstance(m, nn.ConvTranspose2d)]
     mean = x.mean((0, 2, 3))
     h = x - mean[:, None, None]
-    with torch.no_grad():
-        for i, (down, up) in enumerate(zip(convs, reversed(deconvs), strict=True)):
-            basis = _stage_basis(h, down.out_channels)  # (K, C, 2, 2)
-            K, C = basis.shape[:2]
-            for layer in (down, up):
-                layer.weight.mul_(NOISE)
-                assert layer.bias is not None
-                layer.bias.zero_()
-            # Taps 2 and 3 of a 5x5 stride-2 window are the pixels 2i and 2i + 1, in both directions.
-            down.weight[:K, :C, 2:4, 2:4] = basis
-            up.weight[:K, :C, 2:4, 2:4] = basis
-            if i == 0:
-                assert down.bias is not None and up.bias is not None
-                down.bias[:K] = -torch.einsum("kcij,c->k", basis, mean)
-                up.bias.copy_(mean)
-            h = torch.einsum("kcij,bchiwj->bkhw", basis, h.reshape(*h.shape[:2], h.shape[2] // 2, 2, -1, 2))
-            if K < down.out_channels:
-                h = torch.cat((h, h.new_zeros(h.shape[0], down.out_channels - K, *h.shape[2:])), 1)
-        for module in network.modules():
-            if isinstance(module, GDN):
-                module.gamma.copy_((GAMMA * torch.eye(len(module.beta)) + GDN_PEDESTAL).sqrt())
-    _gain_start(network)
+    for i, (down, up) in enumerate(zip(convs, reversed(deconvs), strict=True)):
+        basis = _stage_basis(h, down.out_channels)  # (K, C, 2, 2)
+        K, C = basis.shape[:2]
+        for layer in (down, up):
+            layer.weight.mul_(NOISE)
+            assert layer.bias is not None
+            layer.bias.zero_()
+        # Taps 2 and 3 of a 5x5 stride-2 window are the pixels 2i and 2i + 1, in both directions.
+        down.weight[:K, :C, 2:4, 2:4] = basis
+        up.weight[:K, :C, 2:4, 2:4] = basis
+        if i == 0:
+            assert down.bias is not None and up.bias is not None
+            down.bias[:K] = -torch.einsum("kcij,c->k", basis, mean)
+            up.bias.copy_(mean)
+        h = _apply(basis, h)
+        if K < down.out_channels:
+            h = torch.cat((h, h.new_zeros(h.shape[0], down.out_channels - K, *h.shape[2:])), 1)
+    _straighten(network, GAMMA)
+
+
+def _apply(basis: Tensor, h: Tensor) -> Tensor:
+    """Coefficients (B, K, H/2, W/2) of the 2x2 blocks of h (B, C, H, W) in a basis (K, C, 2, 2)."""
+    return torch.einsum("kcij,bchiwj->bkhw", basis, h.reshape(*h.shape[:2], h.shape[2] // 2, 2, -1, 2))
+
+
+def _straighten(network: Network, gamma: float) -> None:
+    """Every GDN close to linear."""
+    for module in network.modules():
+        if isinstance(module, GDN):
+            module.gamma.copy_((gamma * torch.eye(len(module.beta)) + GDN_PEDESTAL).sqrt())
+
+
+def _residual_start(network: Network, x: Tensor) -> None:
+    """The Cheng networks. A block with stride works by its two convolutions, as its 1x1 skip sees one pixel in four:
+
+        conv1   v = KLT(x) and -v, the 2x2 block in taps 1 and 2 of the 3x3 window
+        lrelu   whose difference is linear: lrelu(v) - lrelu(-v) = (1 + slope) v
+        conv2   that difference, in its middle tap
+
+    so it holds half as many components as it has channels. Upsampling goes through the sub-pixel skip, which is linear.
+    """
+    blocks = [m for m in network.g_a if isinstance(m, ResidualBlockWithStride)]
+    ups: list[Any] = [m.upsample[0] for m in network.g_s if isinstance(m, ResidualBlockUpsample)]
+    last: Any = next(m for m in reversed(network.g_a) if isinstance(m, nn.Conv2d))
+    leave: Any = network.g_s[-1]
+    mean = x.mean((0, 2, 3))
+    h = x - mean[:, None, None]
+    for block, up in zip([*blocks, last], [leave[0], *reversed(ups)], strict=True):
+        whole = isinstance(block, nn.Conv2d)
+        width = block.out_channels if whole else block.conv2.out_channels // 2
+        basis = _stage_basis(h, width)  # (K, C, 2, 2)
+        K, C = basis.shape[:2]
+        for layer in (up, *((block,) if whole else (block.conv1, block.conv2, block.skip))):
+            layer.weight.mul_(NOISE)
+            layer.bias.zero_()
+        down = block if whole else block.conv1
+        down.weight[:K, :C, 1:3, 1:3] = basis
+        if not whole:
+            down.weight[K : 2 * K, :C, 1:3, 1:3] = -basis
+            for k in range(K):
+                block.conv2.weight[k, [k, K + k], 1, 1] = torch.tensor([1.0, -1.0]) / (1 + SLOPE)
+        # Channel 4c + 2i + j of a sub-pixel convolution becomes channel c at pixel (2h + i, 2w + j).
+        up.weight[: 4 * C, :K, 1, 1] = basis.permute(1, 2, 3, 0).reshape(4 * C, K)
+        if block is blocks[0]:
+            offset = torch.einsum("kcij,c->k", basis, mean)
+            down.bias[: 2 * K] = torch.cat((-offset, offset))
+            up.bias.copy_(mean.repeat_interleave(4))
+        h = _apply(basis, h)
+    for module in network.modules():
+        if isinstance(module, ResidualBlock | ResidualBlockUpsample):
+            for parameter in (module.conv2 if isinstance(module, ResidualBlock) else module.conv).parameters():
+                parameter.mul_(BRANCH)
+        elif isinstance(module, AttentionBlock):
+            close_gate(module)
+    _straighten(network, GAMMA_RESIDUAL)
+
+
+@torch.no_grad()
+def close_gate(block: AttentionBlock) -> None:
+    """x + a(x) * sigmoid(b(x)) with a gate that is nearly shut, everywhere: the identity, up to GATE * a(x).
+
+    Shut for good it could not be opened by training: a(x) ends in a ReLU and the gate in a sigmoid, which where they
+    are exactly zero have no gradient.
+    """
+    gate: Any = block.conv_b[-1]
+    gate.weight.zero_()
+    gate.bias.fill_(math.log(GATE / (1 - GATE)))
 
 
 def _gain_start(network: Network) -> None:
@@ -92,29 +172,28 @@ def _shuffle_start(network: Network, x: Tensor) -> None:
     unshuffle, enter, down, up, leave = plain
     mean = x.mean((0, 2, 3))
     h = unshuffle(x - mean[:, None, None])
-    with torch.no_grad():
-        flat = h.permute(0, 2, 3, 1).reshape(-1, h.shape[1]).double()
-        energies, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
-        K = min(len(energies), enter.out_channels)
-        basis = vectors[:, torch.argsort(energies, descending=True)[:K]].T.float()  # (K, 192)
-        means = mean.repeat_interleave(64)  # the unshuffled order: colour, then position
-        for layer in (enter, down, up, leave):
-            layer.weight.mul_(NOISE)
-            layer.bias.zero_()
-        enter.weight[:K, :, 0, 0] = basis
-        enter.bias[:K] = -basis @ means
-        leave.weight[:, :K, 0, 0] = basis.T
-        leave.bias.copy_(means)
-        h = torch.einsum("kc,bchw->bkhw", basis, h)
-        second = _stage_basis(h, down.out_channels)
-        # Taps 1 and 2 of a 3x3 stride-2 window are the positions 2i and 2i + 1, in both directions.
-        for layer in (down, up):
-            layer.weight[: len(second), :K, 1:3, 1:3] = second
-        for module in network.modules():
-            if isinstance(module, MixingBlock):
-                for branch in (module.leave, module.contract):
-                    for parameter in branch.parameters():
-                        parameter.mul_(BRANCH)
+    flat = h.permute(0, 2, 3, 1).reshape(-1, h.shape[1]).double()
+    energies, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    K = min(len(energies), enter.out_channels)
+    basis = vectors[:, torch.argsort(energies, descending=True)[:K]].T.float()  # (K, 192)
+    means = mean.repeat_interleave(64)  # the unshuffled order: colour, then position
+    for layer in (enter, down, up, leave):
+        layer.weight.mul_(NOISE)
+        layer.bias.zero_()
+    enter.weight[:K, :, 0, 0] = basis
+    enter.bias[:K] = -basis @ means
+    leave.weight[:, :K, 0, 0] = basis.T
+    leave.bias.copy_(means)
+    h = torch.einsum("kc,bchw->bkhw", basis, h)
+    second = _stage_basis(h, down.out_channels)
+    # Taps 1 and 2 of a 3x3 stride-2 window are the positions 2i and 2i + 1, in both directions.
+    for layer in (down, up):
+        layer.weight[: len(second), :K, 1:3, 1:3] = second
+    for module in network.modules():
+        if isinstance(module, MixingBlock):
+            for branch in (module.leave, module.contract):
+                for parameter in branch.parameters():
+                    parameter.mul_(BRANCH)
 
 
 def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
@@ -122,12 +201,18 @@ def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
 
     A tensor of other widths is copied as far as both reach. What the old channels would read from new ones becomes
     zero, so that a wider network begins by computing what the narrower one did; new channels keep the start they have.
+    Attention that the source does not have begins as the identity (see `close_gate`), attention that is too much is
+    left out: cheng2020-attn continues where cheng2020-anchor was.
     """
+    source = _at_positions_of(network, source)
     # The outputs of this layer are two halves, scales and means: each is copied on its own.
     part = {"mean-scale": "h_s", "context": "entropy_parameters"}.get(network.config.arch.entropy)
     halved = f"{part}.{len(getattr(network, part)) - 1}." if part else "-"
     taken = []
     with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, AttentionBlock) and f"{name}.conv_b.3.weight" not in source:
+                close_gate(module)
         for name, own in network.state_dict().items():
             other = source.get(name)
             if other is None or other.dim() != own.dim() or own.shape[2:] != other.shape[2:] or name.endswith("mask"):
@@ -137,6 +222,27 @@ def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
                 _copy_corner(new, old.to(new.dtype), transposed=isinstance(_owner(network, name), nn.ConvTranspose2d))
             taken.append(name)
     return taken
+
+
+def _at_positions_of(network: Network, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The source with the layers of g_a and g_s where this network has them; attention blocks shift what follows."""
+    renamed: dict[str, Tensor] = {k: v for k, v in source.items() if not k.startswith(("g_a.", "g_s."))}
+    for part in ("g_a", "g_s"):
+        names = [name for name in source if name.startswith(f"{part}.")]
+        there = {int(name.split(".")[1]) for name in names if ".conv_b." in name}
+        own = {i for i, module in enumerate(getattr(network, part)) if isinstance(module, AttentionBlock)}
+        if bool(own) == bool(there):
+            renamed |= {name: source[name] for name in names}
+            continue
+        layers = [i for i in range(1 + max(int(name.split(".")[1]) for name in names)) if i not in there]
+        places = [i for i in range(len(getattr(network, part))) if i not in own]
+        if len(layers) == len(places):
+            moved = dict(zip(layers, places, strict=True))
+            for name in names:
+                _, old, rest = name.split(".", 2)
+                if int(old) in moved:
+                    renamed[f"{part}.{moved[int(old)]}.{rest}"] = source[name]
+    return renamed
 
 
 def _owner(network: Network, name: str) -> nn.Module:

@@ -151,10 +151,8 @@ class Trainer:
         return state
 
     def _start(self, init: Path | None) -> None:
-        """Weights to begin with: the linear start where there is one, then what fits of another model."""
-        if self.options.config.arch.transform in ("gdn", "shuffle"):
-            sample = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
-            linear_start(self.network, sample)
+        """Weights to begin with: the linear start, then what fits of another model."""
+        linear_start(self.network, self.data.crops(np.random.default_rng(self.options.seed), 64, 128))
         if init is None:
             return
         if not transfer(self.network, checkpoint.open_network(init).state_dict()):
