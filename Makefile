@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/entropy/*.pyx) $(wildcard lcodec
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross lint demo bench-entropy bench-wavefront bench-rd fuzz vectors wheel sdist clean
+.PHONY: help venv test test-cross lint demo bench bench-entropy bench-wavefront fuzz vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,10 @@ demo: $(BUILT) ## encode, inspect and decode a photograph (IMAGE=photo.jpg for y
 	$(LCODEC) decode --force demo -o demo
 	@echo "compare demo/q2.png, demo/q4.png and demo/q7.png with $(IMAGE)"
 
+bench: $(BUILT) ## shipped models beside other codecs, into README and models/ (FOLDER=kodak; goes on if broken off)
+	$(LCODEC) bench $(FOLDER) -o bench-out
+	$(PY) -m lcodec.bench.readme bench-out README.md --plot models/rd.svg --csv models/results.csv
+
 bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one core
 	$(PY) -m lcodec.bench.entropy
 	$(PY) -m lcodec.bench.wavefront
@@ -61,8 +65,6 @@ bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one cor
 bench-wavefront: $(BUILT) ## speed of the integer context model alone
 	$(PY) -m lcodec.bench.wavefront
 
-bench-rd: $(BUILT) ## rate and distortion of the shipped models beside JPEG (FOLDER=kodak/)
-	$(PY) -m lcodec.bench.rd $(FOLDER) --csv models/results.csv
 
 fuzz: $(BUILT) ## damage streams at random and decode them (a minute)
 	$(PY) tests/fuzz/fuzz_decode.py

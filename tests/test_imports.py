@@ -124,6 +124,7 @@ def test_every_compiled_source_is_listed_in_pyproject():
         "import lcodec.container, lcodec.image",
         "from lcodec.cli import cli; cli(['--help'], standalone_mode=False)",
         "from lcodec.cli import cli; cli(['encode', '--help'], standalone_mode=False)",
+        "from lcodec.cli import cli; cli(['bench', '--help'], standalone_mode=False)",
         "from lcodec.cli import cli; cli(['version'], standalone_mode=False)",
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import lcodec
 from lcodec import container
-from lcodec.bench.rd import psnr
+from lcodec.bench.metrics import psnr
 from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import UsageError

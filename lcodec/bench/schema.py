@@ -28,15 +28,19 @@ METRICS: dict[str, str] = {
 
 
 class ImageEntry(TypedDict):
-    """An image of the run. name: path below the folder, with "/"; unique."""
+    """An image of the run. name: path below the folder, with "/"; unique. sha256: of the file."""
 
     name: str
+    sha256: str
     width: int
     height: int
 
 
 class CodecEntry(TypedDict):
-    """A codec that was asked for. missing: why it could not be measured, null if it was. detail: settings, versions."""
+    """A codec that was asked for. missing: why it could not be measured, null if it was. detail: settings, versions.
+
+    source: the model file, or the TOML file of a program, with which it was made; empty for what is built in.
+    """
 
     name: str
     label: str
@@ -44,6 +48,7 @@ class CodecEntry(TypedDict):
     missing: str | None
     model_id: str | None
     detail: str
+    source: str
 
 
 class Row(TypedDict):
@@ -65,7 +70,10 @@ class Row(TypedDict):
 
 
 class Point(TypedDict, total=False):
-    """Means over the images at one quality. A metric without a value in every image is null."""
+    """Means over the images at one quality. A metric without a value in every image is null.
+
+    images: how many, null for published curves. ms_ssim_db: of the mean MS-SSIM, as in CompressAI's published curves.
+    """
 
     quality: float
     images: int
@@ -98,7 +106,7 @@ class BDEntry(TypedDict):
     bd_rate: float | None
     low: float | None
     high: float | None
-    range: tuple[float, float] | None
+    range: list[float] | None
     overlap: float
     bd_quality: float | None
     note: str
@@ -136,12 +144,16 @@ class Skipped(TypedDict):
 
 
 class Results(TypedDict):
-    """results.json. machine: "cpu", "cores", "threads", "device", "system", "python", "torch", ...: text or numbers."""
+    """results.json. machine: "cpu", "cores", "threads", "device", "system", "python", "torch", ...: text or numbers.
+
+    folder: of the images. date: UTC, when the run was finished or broken off. complete: not broken off.
+    """
 
     format: int
     lcodec: str
     command: str
     date: str
+    folder: str
     complete: bool
     machine: dict[str, str | int | float]
     anchor: str
