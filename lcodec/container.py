@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from lcodec.errors import Corrupt, LimitExceeded, StreamError, Truncated, UnsupportedVersion, UsageError
 from lcodec.header import (
@@ -51,6 +51,7 @@ __all__ = [
     "pack",
     "quality_to_code",
     "read_header",
+    "read_front_from",
     "read_header_from",
     "unpack",
 ]
@@ -59,6 +60,7 @@ PAYLOAD_MAX_BYTES = 2**31 - 1
 FRONT_SECTIONS_MAX = 256  # sections before the first slice: bounds the warnings that a hostile file can cause
 MIN_SLICE_BYTES = 1 + 1 + CRC_BYTES  # tag, one byte of payload, checksum
 METADATA_LIMIT_BYTES = 64 << 20
+_READ_BYTES = 1 << 20  # taken from a stream at a time: what a section announces may not be there
 
 
 class SectionType(IntEnum):
@@ -191,6 +193,44 @@ def unpack(data: Buffer, *, tolerant: bool = False, metadata_limit: int = METADA
         container.damaged = [i for i, payload in enumerate(container.slices) if not payload]
     else:
         container.slices = _read_slices(view, offset, header.slice_count, index)
+    return container
+
+
+def read_front_from(stream: BinaryIO, *, metadata_limit: int = METADATA_LIMIT_BYTES) -> Container:
+    """Header, metadata and alpha of a file, from where an open binary file stands: what precedes the first slice.
+
+    Of what follows at most 31 bytes are taken from the stream. `slices` stays empty. Raises what unpack raises.
+    """
+    front = b""
+    while len(front) < HEADER_MAX_BYTES and (chunk := stream.read(HEADER_MAX_BYTES - len(front))):
+        front += chunk  # a pipe may give less than asked
+    header, start = parse_header(memoryview(front))
+    parts, ready = [front[:start]], front[start:]
+
+    def more(size: int) -> bytes:
+        """`ready` and what has to be read so that it has `size` bytes, if there are so many."""
+        taken = [ready]
+        missing = size - len(ready)
+        while missing > 0 and (chunk := stream.read(min(missing, _READ_BYTES))):
+            taken.append(chunk)
+            missing -= len(chunk)
+        return b"".join(taken)
+
+    for _ in range(FRONT_SECTIONS_MAX + 1):
+        ready = more(VARINT_MAX_BYTES)
+        if not ready:
+            break
+        tag, offset = read_varint(memoryview(ready), 0)
+        if tag & 15 == SectionType.SLICE:
+            break
+        size = offset + (tag >> 4) + CRC_BYTES
+        ready = more(size)
+        if len(ready) < size:
+            raise Truncated("the data ends before the first slice")
+        parts.append(ready[:size])
+        ready = ready[size:]
+    container = Container(header, [])
+    _read_front(memoryview(b"".join(parts)), start, container, False, metadata_limit)
     return container
 
 

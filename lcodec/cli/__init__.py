@@ -18,7 +18,7 @@ import click
 from lcodec import __version__
 from lcodec.cli.report import DEBUG, complain
 
-COMMANDS = ("encode", "decode", "info", "models", "bench", "train", "pack", "finalize", "version")
+COMMANDS = ("encode", "decode", "info", "models", "bench", "train", "pack", "finalize", "completion", "version")
 INTERRUPTED = 130
 TERMINATED = 143
 

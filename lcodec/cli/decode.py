@@ -27,10 +27,11 @@ PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
 
 
 @click.command("decode", short_help="Decode .lic files to images.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
+    type=click.Path(),
     metavar="FILE|DIR",
     help="Where to [default: beside the input]; - is stdout. The ending chooses the format.",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,12 @@ from lcodec.cli.report import print_json, printable
 from lcodec.cli.tally import describe_size
 from lcodec.errors import StreamError
 
+if TYPE_CHECKING:
+    from lcodec.container import Container
+
 
 @click.command("info", short_help="Show what .lic files hold.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option("--digest", is_flag=True, help="Decode the latents and show their digest.")
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Digest no larger images.")
 @options.as_json
@@ -55,26 +58,31 @@ def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], Str
 
     models: names by full id. Raises StreamError when not even the header can be read.
     """
-    from lcodec.container import VERSION, SectionType, list_sections, read_header, unpack
+    from lcodec.container import VERSION, Container, SectionType, list_sections, read_header, unpack
 
     header = read_header(data)
     sections = []
     slice_bytes = 0
     fault: StreamError | None = None
     warnings: list[str] = []
+    box = Container(header, [])
     try:
         for section in list_sections(data):
             size = section.end - section.offset
             sections.append({"name": section.name, "offset": section.offset, "bytes": size, "intact": section.intact})
             if section.type == SectionType.SLICE:
                 slice_bytes += len(section.payload)
-        warnings = unpack(data).warnings
+        box = unpack(data)
+        warnings = box.warnings
     except StreamError as error:
         fault = error
     record = {
         "version": VERSION,
         "width": header.width,
         "height": header.height,
+        "mode": ("L" if header.gray else "RGB") + ("" if box.alpha is None else "A"),
+        "depth": 16 if header.deep else 8,
+        "metadata": describe_metadata(box),
         "quality": header.quality,
         "model_id": header.model_id.hex(),
         "model": next((name for id_, name in models.items() if id_.startswith(header.model_id.hex())), None),
@@ -89,15 +97,41 @@ def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], Str
     return record, fault
 
 
+def describe_metadata(box: Container) -> dict[str, dict[str, Any]]:
+    """Of icc, exif, xmp and alpha those that are there: bytes, and what can be said of them in a word."""
+    from lcodec.image import orientation_of, profile
+
+    found: dict[str, dict[str, Any]] = {}
+    if box.icc is not None:
+        found["icc"] = {"bytes": len(box.icc), "description": profile.describe(box.icc)}
+    if box.exif is not None:
+        found["exif"] = {"bytes": len(box.exif), "orientation": orientation_of(box.exif, None)}
+    if box.xmp is not None:
+        found["xmp"] = {"bytes": len(box.xmp)}
+    if box.alpha is not None:
+        found["alpha"] = {"bytes": len(box.alpha), "depth": box.alpha[0] if box.alpha else None}
+    return found
+
+
 def print_record(record: dict[str, Any]) -> None:
+    colour = ("gray" if record["mode"].startswith("L") else "colour") + f" of {record['depth']} bits"
     rows = [
-        ("image", f"{record['width']}x{record['height']}"),
+        ("image", f"{record['width']}x{record['height']}, {colour}"),
         ("size", f"{describe_size(record['bytes'])}, {record['bpp']:.3f} bpp"),
         ("quality", f"{record['quality']:g}" if record["quality"] else "the model's only one"),
         ("model", f"{record['model'] or 'not on this machine'} ({record['model_id']})"),
         ("slices", f"{record['slices']} of at most {16 << record['slice_log2']} pixels a side"),
         ("format", f"version {record['version']}, {record['overhead_bytes']} bytes besides the slices"),
     ]
+    for key, entry in record["metadata"].items():
+        words = [describe_size(entry["bytes"])]
+        if entry.get("description"):
+            words.append(entry["description"])
+        if entry.get("orientation", 1) != 1:
+            words.append(f"orientation {entry['orientation']}")
+        if key == "alpha":
+            words.append(f"{entry['depth']} bits, lossless")
+        rows.append((key, ", ".join(words)))
     counts = Counter((s["name"].lower(), s["intact"]) for s in record["sections"])
     parts = [f"{count} {name}" + ("" if intact else " damaged") for (name, intact), count in counts.items()]
     rows.append(("sections", ", ".join(parts) or "none"))

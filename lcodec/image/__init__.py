@@ -3,12 +3,12 @@
 from lcodec.atomic import write_atomically
 from lcodec.image.alpha import alpha_rows, decode_alpha, encode_alpha, fill_transparent
 from lcodec.image.banded import BandedPicture
-from lcodec.image.orientation import orientation, upright
+from lcodec.image.orientation import orientation, orientation_of, upright
 from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 from lcodec.image.read import INPUT_SUFFIXES, Image, from_array, from_pillow, read_image
 from lcodec.image.size import read_size
-from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, to_pillow, write_image
+from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, pillow_mode, to_pillow, write_image
 
 __all__ = [
     "INPUT_SUFFIXES",
@@ -27,9 +27,11 @@ __all__ = [
     "from_pillow",
     "image_bytes",
     "orientation",
+    "orientation_of",
     "pad",
     "padded_bands",
     "padded_size",
+    "pillow_mode",
     "read_image",
     "read_size",
     "to_16_bits",

@@ -34,10 +34,15 @@ _XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])(?=\s*[\"'<])
 
 def orientation(picture: Picture) -> int:
     """1 to 8; EXIF counts before XMP; 1 where neither says anything or what it says cannot be read."""
-    place = _find(picture.exif)
+    return orientation_of(picture.exif, picture.xmp)
+
+
+def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:
+    """The same of metadata alone."""
+    place = _find(exif)
     if place is not None:
         return place[2]
-    found = _XMP.search(picture.xmp or b"")
+    found = _XMP.search(xmp or b"")
     return int(found[2]) if found else 1
 
 

@@ -118,6 +118,13 @@ def to_pillow(picture: Picture) -> PIL.Image.Image:
     return image
 
 
+def pillow_mode(gray: bool, deep: bool, alpha: bool) -> str:
+    """The mode that `to_pillow` makes."""
+    if gray and deep and not alpha:
+        return "I;16"
+    return ("L" if gray else "RGB") + ("A" if alpha else "")
+
+
 def _kind(suffix: str) -> str:
     kind = _FORMATS.get(suffix.lower())
     if kind is None:

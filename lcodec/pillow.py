@@ -1,0 +1,114 @@
+"""Pillow plugin: after `import lcodec.pillow`, Image.open reads .lic files and image.save("x.lic") writes them.
+
+>>> import lcodec.pillow
+>>> image = PIL.Image.open("photo.lic")            # size, mode and info, from what precedes the coded image
+>>> image.info["quality"], image.info["model_id"]
+>>> image.load()                                   # decodes
+>>> image.save("small.lic", quality=2, model="mbt2018-mean")
+
+Opening needs neither torch nor the model.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import IO, Any
+
+from PIL import Image, ImageFile
+
+import lcodec
+from lcodec import container
+from lcodec.errors import LcodecError, NotLcodec, StreamError
+from lcodec.image import from_pillow, pillow_mode, to_pillow
+
+FORMAT = "LIC"
+MIME_TYPE = "image/x-lic"
+
+
+class LicImageFile(ImageFile.ImageFile):
+    """A .lic file. `info` has icc_profile, exif and xmp as other formats have them, quality, model_id (hexadecimal, the
+    first 8 bytes of the model's hash) and depth (bits a sample in the file).
+
+    Pillow has no 16-bit colour, so that is rounded to 8 bits. Decoding on the device and with the threads that
+    `device` and `threads` of this class say.
+    """
+
+    format = FORMAT
+    format_description = "lcodec learned image"
+    device = "auto"
+    threads: int | None = None
+
+    def _open(self) -> None:
+        try:
+            front = container.read_front_from(self.fp)
+        except NotLcodec as error:
+            raise SyntaxError(str(error)) from error  # which is how Pillow is told to ask another plugin
+        except StreamError as error:
+            raise OSError(str(error)) from error
+        header = front.header
+        self._size = header.width, header.height
+        self._mode = pillow_mode(header.gray, header.deep, front.alpha is not None)
+        self._decoded = False
+        self.info.update(
+            quality=header.quality, model_id=header.model_id.hex(), depth=16 if header.deep else 8
+        )
+        for key, data in (("icc_profile", front.icc), ("xmp", front.xmp)):
+            if data is not None:
+                self.info[key] = data
+        if front.exif is not None:
+            self.info["exif"] = b"Exif\0\0" + front.exif
+
+    def load(self) -> Any:
+        if not self._decoded:
+            if self.fp is None:
+                raise ValueError("the image was closed before it was loaded")
+            self.fp.seek(0)
+            data = self.fp.read()
+            try:
+                # Pillow has had its say about the size when the file was opened
+                picture = lcodec.decode_picture(
+                    data, device=self.device, threads=self.threads, max_pixels=self.width * self.height
+                )
+            except LcodecError as error:
+                raise OSError(str(error) if error.hint is None else f"{error} ({error.hint})") from error
+            pixels = to_pillow(picture)
+            if self._exclusive_fp:
+                self.fp.close()
+            self.fp = io.BytesIO(pixels.tobytes())
+            self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, pixels.mode)]
+            self._decoded = True
+        return super().load()
+
+    def load_seek(self, pos: int) -> None:  # the tile lies in memory already
+        pass
+
+
+def _accept(prefix: bytes) -> bool:
+    return container.matches(prefix)
+
+
+def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """Options of save: quality, model, target_size, target_bpp, target_psnr, device, threads as in `lcodec.encode`;
+    icc_profile, exif and xmp instead of what the image has, b"" or None for none. Orientation stays as it is.
+    """
+    options = dict(image.encoderinfo)
+    given = {key: options.pop(key) for key in ("icc_profile", "exif", "xmp") if key in options}
+    known = ("quality", "model", "target_size", "target_bpp", "target_psnr", "device", "threads")
+    arguments = {key: options[key] for key in known if key in options}
+    if given:
+        if isinstance(given.get("exif"), Image.Exif):
+            given["exif"] = given["exif"].tobytes()
+        info = {key: value for key, value in image.info.items() if key not in given}
+        image = image.copy()
+        image.info = info | {key: value for key, value in given.items() if value}
+    picture = from_pillow(image, orient=False)
+    for message in picture.warnings:
+        warnings.warn(message, stacklevel=4)
+    fp.write(lcodec.encode(picture, **arguments))
+
+
+Image.register_open(FORMAT, LicImageFile, _accept)
+Image.register_save(FORMAT, _save)
+Image.register_extension(FORMAT, ".lic")
+Image.register_mime(FORMAT, MIME_TYPE)

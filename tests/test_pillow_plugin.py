@@ -1,0 +1,231 @@
+"""`import lcodec.pillow`: Pillow opens .lic files from what precedes the slices, decodes late, and writes them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+
+import lcodec
+import lcodec.pillow
+from lcodec import container
+from lcodec.codec import Codec
+from lcodec.container import Container, Header
+from lcodec.image import Picture
+
+from .test_metadata import SRGB, make_exif, make_xmp
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_one_core():
+    cls = lcodec.pillow.LicImageFile
+    before = cls.device, cls.threads
+    cls.device, cls.threads = "cpu", 1
+    yield
+    cls.device, cls.threads = before
+
+
+@pytest.fixture(scope="module")
+def codec(models) -> Codec:
+    return Codec(models["mbt2018-mean"], "cpu", 1)
+
+
+@pytest.fixture(scope="module")
+def full(codec, photo) -> bytes:
+    alpha = np.random.default_rng(0).integers(0, 256, (48, 70), dtype=np.uint8)
+    return codec.encode(Picture(photo[:48, :70], alpha, SRGB, make_exif(6), make_xmp()), 2.5).data
+
+
+def test_open_tells_size_mode_and_info_without_decoding(full, codec, monkeypatch):
+    monkeypatch.setattr(lcodec, "decode_picture", lambda *_a, **_k: pytest.fail("was decoded"))
+    with PIL.Image.open(io.BytesIO(full)) as image:
+        assert (image.format, image.size, image.mode) == ("LIC", (70, 48), "RGBA")
+        assert image.get_format_mimetype() == "image/x-lic"
+        assert (image.info["quality"], image.info["model_id"], image.info["depth"]) == (2.5, codec.id[:16], 8)
+        assert (image.info["icc_profile"], image.info["xmp"]) == (SRGB, make_xmp())
+        assert image.getexif()[0x0112] == 6 and image.getexif()[0x010F] == "ABC"
+
+
+def test_open_reads_nothing_of_the_slices(full):
+    """A file object that ends right behind the front is enough to open it."""
+
+    class Counting(io.BytesIO):
+        furthest = 0
+
+        def read(self, size=-1):
+            data = super().read(size)
+            self.furthest = max(self.furthest, self.tell())
+            return data
+
+    slice_start = [s.offset for s in container.list_sections(full) if s.type == 1][0]
+    file = Counting(full)
+    PIL.Image.open(file)
+    assert file.furthest <= slice_start + container.HEADER_MAX_BYTES < len(full)
+
+
+def test_load_decodes_once_and_as_the_library_does(full, monkeypatch):
+    wanted = lcodec.decode(full, device="cpu", threads=1)
+    calls = []
+    decode = lcodec.decode_picture
+    monkeypatch.setattr(lcodec, "decode_picture", lambda *a, **k: calls.append(a) or decode(*a, **k))
+    image = PIL.Image.open(io.BytesIO(full))
+    assert calls == []
+    assert np.array_equal(np.asarray(image), np.asarray(wanted))
+    assert image.getpixel((3, 4)) == wanted.getpixel((3, 4))
+    image.load()
+    assert len(calls) == 1
+    assert PIL.ImageOps.exif_transpose(image).size == (48, 70)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_mode_that_is_announced_is_the_mode_that_comes(codec, photo, gray, deep, alpha, tmp_path):
+    dtype = np.uint16 if deep else np.uint8
+    pixels = photo[:20, :30].astype(dtype)
+    pixels = pixels[..., 0].copy() if gray else pixels
+    path = tmp_path / "a.lic"
+    path.write_bytes(codec.encode(Picture(pixels, np.full((20, 30), 9, dtype) if alpha else None), 4.0).data)
+    with PIL.Image.open(path) as image:
+        mode = image.mode
+        assert mode == ("I;16" if gray and deep and not alpha else ("L" if gray else "RGB") + "A" * alpha)
+        assert image.info["depth"] == (16 if deep else 8)
+        image.load()
+        assert image.mode == mode and image.size == (30, 20)
+    want = lcodec.decode(path.read_bytes(), device="cpu", threads=1)
+    assert np.array_equal(np.asarray(image), np.asarray(want))
+
+
+def test_save_writes_what_the_library_does(model_file, photo, tmp_path):
+    image = PIL.Image.fromarray(photo[:40, :50])
+    options = {"quality": 2, "model": model_file, "device": "cpu", "threads": 1}
+    image.save(tmp_path / "a.lic", **options)
+    data = (tmp_path / "a.lic").read_bytes()
+    assert data == lcodec.encode(image, **options)
+    buffer = io.BytesIO()
+    image.save(buffer, "LIC", **options)
+    assert buffer.getvalue() == data
+    with PIL.Image.open(tmp_path / "a.lic") as again:
+        assert again.size == (50, 40) and again.info["quality"] == 2
+        again.load()
+
+
+def test_save_without_options_takes_the_default_model(photo, tmp_path):
+    PIL.Image.fromarray(photo[:16, :16]).save(tmp_path / "a.lic", device="cpu", threads=1)
+    header = container.read_header((tmp_path / "a.lic").read_bytes())
+    from lcodec import weights
+
+    default = weights.info(weights.find(weights.DEFAULT_MODEL))
+    assert header.model_id.hex() == default.id[:16] and header.quality == lcodec.DEFAULT_QUALITY
+
+
+def test_save_keeps_metadata_or_takes_other_ones(model_file, photo, full):
+    source = PIL.Image.open(io.BytesIO(full))
+    options = {"quality": 1, "model": model_file, "device": "cpu", "threads": 1}
+
+    def front(**given) -> Container:
+        buffer = io.BytesIO()
+        source.save(buffer, "LIC", **options, **given)
+        return container.unpack(buffer.getvalue())
+
+    kept = front()
+    assert (kept.icc, kept.exif, kept.xmp) == (SRGB, make_exif(6), make_xmp())
+    assert (kept.header.width, kept.header.height) == (70, 48)  # not turned: EXIF still says how it lies
+    assert kept.alpha == container.unpack(full).alpha
+    other = front(exif=b"", xmp=b"<x/>", icc_profile=None)
+    assert (other.icc, other.exif, other.xmp) == (None, None, b"<x/>")
+    assert source.info["exif"]  # the image itself is as before
+    exif = PIL.Image.Exif()
+    exif[0x010F] = "Other"
+    assert b"Other" in (front(exif=exif).exif or b"")
+
+
+def test_loss_is_a_warning_of_python(model_file):
+    image = PIL.Image.new("CMYK", (8, 8))
+    with pytest.warns(UserWarning, match="CMYK"):
+        image.save(io.BytesIO(), "LIC", model=model_file, device="cpu", threads=1)
+
+
+def test_failed_save_leaves_no_file(photo, tmp_path):
+    with pytest.raises(lcodec.LcodecError):
+        PIL.Image.fromarray(photo[:9, :9]).save(tmp_path / "a.lic", quality=99, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 3, 8, 20, 30, 200])
+def test_cut_file_is_an_os_error_when_opened(full, size):
+    with pytest.raises(OSError):
+        PIL.Image.open(io.BytesIO(full[:size]))
+
+
+def test_damaged_slice_is_an_os_error_when_loaded(full):
+    bad = full[:-10] + bytes([full[-10] ^ 1]) + full[-9:]
+    image = PIL.Image.open(io.BytesIO(bad))
+    with pytest.raises(OSError, match="checksum"):
+        image.load()
+
+
+def test_every_flipped_byte_is_read_or_an_os_error(full):
+    front = [s.offset for s in container.list_sections(full) if s.type == 1][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about the size
+        for place in range(0, front, 3):
+            bad = full[:place] + bytes([full[place] ^ 0x55]) + full[place + 1 :]
+            try:
+                PIL.Image.open(io.BytesIO(bad))
+            except OSError:
+                pass
+
+
+def test_file_of_an_unknown_model_can_be_opened_but_not_loaded():
+    data = container.pack(Container(Header(4, 4, b"\xff" * 8), [b"x"]))
+    image = PIL.Image.open(io.BytesIO(data))
+    assert image.size == (4, 4)
+    with pytest.raises(OSError, match="ff" * 8):
+        image.load()
+
+
+def test_size_is_checked_by_pillow(monkeypatch, full):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(PIL.Image.DecompressionBombError):
+        PIL.Image.open(io.BytesIO(full))
+
+
+def test_other_formats_are_still_opened(photo):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(photo[:9, :9]).save(buffer, "PNG")
+    assert PIL.Image.open(buffer).format == "PNG"
+
+
+def test_opening_loads_no_torch(full, tmp_path):
+    (tmp_path / "a.lic").write_bytes(full)
+    code = (
+        "import sys, lcodec.pillow, PIL.Image\n"
+        f"print(PIL.Image.open({str(tmp_path / 'a.lic')!r}).size, 'torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "(70, 48) False\n"
+
+
+# ---- the front of a file
+
+
+def test_front_is_what_unpack_finds_before_the_slices(full):
+    front, whole = container.read_front_from(io.BytesIO(full)), container.unpack(full)
+    assert front.slices == [] and front.warnings == whole.warnings
+    for name in ("header", "icc", "exif", "xmp", "alpha"):
+        assert getattr(front, name) == getattr(whole, name)
+
+
+def test_front_comes_through_a_pipe_that_gives_a_byte_at_a_time(full):
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, 1))
+
+    assert container.read_front_from(Slow(full)).xmp == make_xmp()
