@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from lcodec.errors import Corrupt, LimitExceeded, StreamError, Truncated, UnsupportedVersion, UsageError
 from lcodec.header import (
@@ -196,7 +196,7 @@ def unpack(data: Buffer, *, tolerant: bool = False, metadata_limit: int = METADA
     return container
 
 
-def read_front_from(stream: BinaryIO, *, metadata_limit: int = METADATA_LIMIT_BYTES) -> Container:
+def read_front_from(stream: IO[bytes], *, metadata_limit: int = METADATA_LIMIT_BYTES) -> Container:
     """Header, metadata and alpha of a file, from where an open binary file stands: what precedes the first slice.
 
     Of what follows at most 31 bytes are taken from the stream. `slices` stays empty. Raises what unpack raises.

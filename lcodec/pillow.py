@@ -40,6 +40,8 @@ class LicImageFile(ImageFile.ImageFile):
     threads: int | None = None
 
     def _open(self) -> None:
+        if self.fp is None:
+            raise SyntaxError("no file")
         try:
             front = container.read_front_from(self.fp)
         except NotLcodec as error:

@@ -7,6 +7,7 @@ Run on purpose only. A change in tests/vectors/good means that files made by ear
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -22,6 +23,7 @@ from lcodec import container, weights  # noqa: E402
 from lcodec.codec import Codec  # noqa: E402
 from lcodec.finalize.assemble import finalize_network  # noqa: E402
 from lcodec.header import crc  # noqa: E402
+from lcodec.image import Picture  # noqa: E402
 from lcodec.nets import ARCHITECTURES  # noqa: E402
 from tests.conftest import PHOTO, random_network  # noqa: E402
 
@@ -46,13 +48,44 @@ def main() -> None:
             file = VECTORS / "good" / f"{name}-q{quality:g}.lic"
             file.write_bytes(result.data)
             expected[file.name] = {"digest": result.y_hat_digest, "size": [200, height]}
+    expected |= write_pictures(photo)
     (VECTORS / "good" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     write_example(photo)
     write_bad((VECTORS / "good" / "mbt2018-mean-q6.5.lic").read_bytes())
 
 
+def write_pictures(photo: np.ndarray) -> dict[str, dict[str, object]]:
+    """Gray, 16 bits, alpha of 8 and of 16 bits, and metadata."""
+    codec = Codec(VECTORS / "models" / f"vector-mbt2018-mean{weights.SUFFIX}", "cpu", 1)
+    pixels = photo[:60, :80]
+    alpha = np.clip(np.hypot(*np.mgrid[:60, :80]) * 3, 0, 255).astype(np.uint8)
+    deep = pixels.astype(np.uint16) * 257
+    pictures = {
+        "gray": Picture(pixels[..., 0].copy()),
+        "gray-alpha": Picture(pixels[..., 0].copy(), alpha),
+        "alpha-metadata": Picture(pixels, alpha, b"profile" * 40, b"II*\0\x08\0\0\0\0\0\0\0\0\0", b"<x/>"),
+        "deep": Picture(deep),
+        "gray-deep-alpha": Picture(deep[..., 0].copy(), alpha.astype(np.uint16) * 200 + np.uint16(7)),
+    }
+    expected: dict[str, dict[str, object]] = {}
+    for name, picture in pictures.items():
+        result = codec.encode(picture, 4.0)
+        file = VECTORS / "good" / f"mbt2018-mean-q4-{name}.lic"
+        file.write_bytes(result.data)
+        about: dict[str, object] = {"digest": result.y_hat_digest, "size": [80, 60]}
+        about |= {"mode": picture.mode, "depth": 16 if picture.deep else 8}
+        if picture.alpha is not None:
+            big_endian = picture.alpha.astype(picture.alpha.dtype.newbyteorder(">"))
+            about["alpha_sha256"] = hashlib.sha256(big_endian.tobytes()).hexdigest()
+        for key in ("icc", "exif", "xmp"):
+            if (block := getattr(picture, key)) is not None:
+                about[f"{key}_sha256"] = hashlib.sha256(block).hexdigest()
+        expected[file.name] = about
+    return expected
+
+
 def write_example(photo: np.ndarray) -> None:
-    """The worked example of FORMAT.md, section 12.2: a small file in hexadecimal, and the digest of its latents."""
+    """The worked example of FORMAT.md, section 12.3: a small file in hexadecimal, and the digest of its latents."""
     codec = Codec(VECTORS / "models" / f"vector-mbt2018-mean{weights.SUFFIX}", "cpu", 1)
     result = codec.encode(photo[:12, :20], 1.0)
     text = FORMAT_MD.read_text(encoding="utf-8")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lzma
+import re
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lcodec import container
 from lcodec.errors import Corrupt, StreamError, UnsupportedVersion
 from lcodec.image import alpha, alpha_rows, decode_alpha, encode_alpha, fill_transparent
 
@@ -43,10 +46,15 @@ def test_every_way_to_write_rows_is_read(type_, without_lzma, monkeypatch):
 
 
 def test_rows_are_those_of_the_specification():
-    """Section 3.4 of FORMAT.md, by hand: one row of each type."""
-    rows = bytes([0, 10, 20, 1, 5, 250, 2, 1, 2, 3, 1, 1, 4])
-    want = [[10, 20], [5, 255], [6, 1], [7, 3], [7, 3]]
-    assert decode_alpha(b"\x08\x01" + zlib.compress(rows), 5, 2, False).tolist() == want
+    """The worked example, section 12.2 of FORMAT.md: one row of each type; and what it says of 16 bits."""
+    text = Path(container.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- example: alpha -->\n```\n(.*?)```", text, re.S)
+    assert block is not None
+    lines = [line.split("|") for line in block[1].splitlines()]
+    payload = bytes.fromhex("".join(line[0] for line in lines))
+    rows = [line[1].split(":")[1].split() for line in lines if "type" in line[1]]
+    assert decode_alpha(payload, 5, 2, False).tolist() == [[int(n) for n in row] for row in rows]
+    assert len(rows) == 5
     high_low = bytes([0, 1, 2, 3, 4])
     assert decode_alpha(b"\x10\x01" + zlib.compress(high_low), 1, 2, True).tolist() == [[0x0103, 0x0204]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def test_golden_file_decodes_to_the_same_latents(name):
     header = read_header(data)
     assert [header.width, header.height] == EXPECTED[name]["size"]
     assert Codec.for_stream(data, "cpu", 1).decode(data).digest == EXPECTED[name]["digest"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in EXPECTED if "mode" in EXPECTED[name]))
+def test_golden_file_has_the_same_kind_alpha_and_metadata(name):
+    data = (VECTORS / "good" / name).read_bytes()
+    picture = Codec.for_stream(data, "cpu", 1).decode(data).picture
+    wanted = EXPECTED[name]
+    assert (picture.mode, 16 if picture.deep else 8) == (wanted["mode"], wanted["depth"])
+    got = {key: getattr(picture, key) for key in ("icc", "exif", "xmp")}
+    if picture.alpha is not None:
+        got["alpha"] = picture.alpha.astype(picture.alpha.dtype.newbyteorder(">")).tobytes()
+    digests = {f"{key}_sha256": hashlib.sha256(block).hexdigest() for key, block in got.items() if block is not None}
+    assert digests == {key: value for key, value in wanted.items() if key.endswith("_sha256")}
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda p: p.stem)

@@ -27,7 +27,13 @@ SUFFIX = ".lic"
 
 @click.command("encode", short_help="Encode images as .lic files.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
-@click.option("-o", "--output", type=click.Path(), metavar="FILE|DIR", help="Where to [default: beside the input]; - is stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE|DIR",
+    help="Where to [default: beside the input]; - is stdout.",
+)
 @click.option("--model", metavar="NAME|FILE", help="See `lcodec models`; a checkpoint, too [default: the shipped one].")
 @click.option(
     "-q",
