@@ -420,3 +420,20 @@ def test_centre_is_the_middle_and_never_larger_than_asked(height, width, side):
 def test_cropping_beyond_the_image_is_refused():
     with pytest.raises(UsageError):
         crop(np.zeros((64, 64, 3), np.uint8), 65, 64)
+
+
+def test_images_are_read_from_many_threads_at_once(pixels):
+    """Pillow's limit, its table of TIFFs and Python's warnings are globals that reading changes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from PIL.TiffImagePlugin import OPEN_INFO
+
+    known, limit = dict(OPEN_INFO), PIL.Image.MAX_IMAGE_PIXELS
+    files = [saved(PIL.Image.fromarray(pixels), kind).getvalue() for kind in ("PNG", "TIFF", "BMP")]
+    files.append(png_16(pixels.astype(np.uint16) * np.uint16(257)).getvalue())
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(read_image, io.BytesIO(files[i % 4]), limit_pixels=35 + i) for i in range(200)]
+        assert all(np.array_equal(job.result().rgb8(), pixels) for job in jobs)
+        tight = [pool.submit(read_image, io.BytesIO(files[i % 4]), limit_pixels=34) for i in range(40)]
+        assert all(isinstance(job.exception(), InputError) for job in tight)
+    assert (OPEN_INFO, PIL.Image.MAX_IMAGE_PIXELS) == (known, limit)

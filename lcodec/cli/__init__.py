@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -75,6 +76,7 @@ def cli(ctx: click.Context) -> None:
 def main() -> None:
     """Entry point of the `lcodec` command."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged images; what matters of it we say ourselves
     cli.main(prog_name="lcodec")
 
 

@@ -25,7 +25,7 @@ TIFF_ADDITIONS = {
     for extra in (0, 1, 2)
 }
 
-Open = Callable[[bytes], PIL.Image.Image]
+Open = Callable[[], PIL.Image.Image]
 
 
 def raw_modes(image: PIL.Image.Image) -> list[str]:
@@ -44,10 +44,10 @@ def is_deep(image: PIL.Image.Image, raws: list[str]) -> bool:
     return any(";16" in raw for raw in raws) or bool(image.info.get("deep_ppm"))
 
 
-def read_deep(image: PIL.Image.Image, data: bytes, open_: Open) -> tuple[np.ndarray, np.ndarray | None] | None:
+def read_deep(image: PIL.Image.Image, open_: Open, data: bytes) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Pixels uint16 (H, W, 3) or (H, W) and alpha of a file with 16-bit colour; None for all other files.
 
-    image: the file `data`, opened, not loaded. open_: opens it again. Raises what Pillow raises.
+    image: opened, not loaded. open_: opens it again. data: the file. Raises what Pillow raises.
     """
     raws = set(raw_modes(image))
     if image.format == "PPM":
@@ -61,8 +61,8 @@ def read_deep(image: PIL.Image.Image, data: bytes, open_: Open) -> tuple[np.ndar
     if not raws or not all(raw.startswith(_COLOUR) and raw[-1] in _OTHER for raw in raws):
         return None
     straight = {raw: raw.replace("RGBa", "RGBA") for raw in raws}
-    high = _load(open_(data), lambda raw: straight[raw])
-    low = _load(open_(data), lambda raw: straight[raw][:-1] + _OTHER[raw[-1]])
+    high = _load(open_(), lambda raw: straight[raw])
+    low = _load(open_(), lambda raw: straight[raw][:-1] + _OTHER[raw[-1]])
     samples = high.astype(np.uint16) << 8 | low
     pixels = np.ascontiguousarray(samples[..., :3])
     if samples.shape[2] == 4 and not any(raw.startswith("RGBX") for raw in raws):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 
 import PIL.Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from lcodec.image.guard import pillow_warnings
 
 EXIF_PREFIX = b"Exif\0\0"  # stands before the TIFF header of EXIF in JPEG
 XMP_TAG = 700
@@ -60,8 +61,7 @@ def tiff_tags(exif: bytes) -> ImageFileDirectory_v2:
     """What EXIF says, orientation included, as tags of a TIFF. Raises nearly anything for damaged EXIF."""
     found = PIL.Image.Exif()
     tags = ImageFileDirectory_v2()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow warns where tags are damaged, and goes on without them
+    with pillow_warnings("error"):  # Pillow warns where tags are damaged, and goes on without them
         found.load(exif)
         for tag in (*_DESCRIPTIVE, 0x0112):
             if tag in found:

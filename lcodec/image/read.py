@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,22 +15,18 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
-from PIL.TiffImagePlugin import OPEN_INFO
 
 from lcodec.errors import InputError
 from lcodec.image import profile
-from lcodec.image.deep import TIFF_ADDITIONS, is_deep, raw_modes, read_deep
+from lcodec.image.deep import is_deep, raw_modes, read_deep
+from lcodec.image.guard import open_image, pillow_limit
 from lcodec.image.metadata import read_exif, read_xmp
 from lcodec.image.orientation import as_upright, upright
 from lcodec.image.picture import Picture
 
-# Pillow knows many more; these are the ones that photographs come in. PostScript and its like run programs.
-_INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 INPUT_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
 )
-
-_pillow_limit_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +69,16 @@ def read_image(
         raise InputError(f"{name} is empty")
     # Pillow's readers raise nearly anything on damaged data (SyntaxError, struct.error, IndexError, ...).
     try:
-        with _pillow_limit(limit_pixels) as limit, _open(data) as image:
+        with pillow_limit(limit_pixels) as limit:
+            image = open_image(data, limit)
+        with image:
             if limit is not None and image.width * image.height > limit:
                 raise _too_large(name, f"{image.width}x{image.height} pixels, more than {limit}")
             if 0 in image.size:
                 raise InputError(f"{name} is {image.width}x{image.height} pixels large")
             if image.format == "PNG":
                 _check_png(data, name)
-            made = _convert(image, name, data)
+            made = _convert(image, name, data, limit)
     except InputError:
         raise
     except PIL.UnidentifiedImageError:
@@ -100,7 +94,7 @@ def read_image(
 
 def from_pillow(image: PIL.Image.Image, *, name: str = "image", orient: bool = True) -> Image:
     """Take over an image of any usual mode with its ICC profile, EXIF and XMP. Raises InputError for other modes."""
-    made = _convert(image, name, None)
+    made = _convert(image, name)
     return upright(made) if orient else made
 
 
@@ -113,10 +107,6 @@ def from_array(pixels: np.ndarray, *, name: str = "array") -> Image:
         return Image(np.ascontiguousarray(pixels), alpha, name=name)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-
-
-def _open(data: bytes) -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(data), formats=_INPUT_FORMATS)
 
 
 def _hint(data: bytes) -> str:
@@ -146,40 +136,19 @@ def _too_large(name: str, what: str) -> InputError:
     return InputError(f"{name} has {what}", hint="--limit-pixels N allows more")
 
 
-@contextmanager
-def _pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
-    """Give Pillow our limit of pixels, which it only takes as a global, and keep its remarks off stderr.
-
-    The same goes for the TIFFs that are read for it.
-    """
-    with _pillow_limit_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = PIL.Image.MAX_IMAGE_PIXELS
-        limit = before if limit_pixels is None else limit_pixels
-        added = {key: value for key, value in TIFF_ADDITIONS.items() if key not in OPEN_INFO}
-        PIL.Image.MAX_IMAGE_PIXELS = limit
-        for key, value in added.items():
-            OPEN_INFO[key] = value
-        try:
-            yield limit
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = before
-            for key in added:
-                OPEN_INFO.pop(key, None)
-
-
 # ---- from Pillow's image to ours
 
 
-def _convert(image: PIL.Image.Image, name: str, data: bytes | None) -> Image:
+def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit_pixels: int | None = None) -> Image:
     """`image` is loaded; with `data`, its file, samples that Pillow would cut to 8 bits are read from that."""
     told: list[str] = []
-    # A phone's MPO is a JPEG with a preview behind it, no second picture.
-    if image.format != "MPO" and _frames(image) > 1:
-        told.append("only the first frame is used")
-    raws = raw_modes(image)
-    exif = read_exif(image)  # TIFF forgets what of it is orientation when it loads
-    deep = read_deep(image, data, _open) if data is not None else None
+    with pillow_limit(limit_pixels):
+        # A phone's MPO is a JPEG with a preview behind it, no second picture.
+        if image.format != "MPO" and _frames(image) > 1:
+            told.append("only the first frame is used")
+        raws = raw_modes(image)
+        exif = read_exif(image)  # TIFF forgets what of it is orientation when it loads
+    deep = read_deep(image, lambda: open_image(data, limit_pixels), data) if data is not None else None
     image.load()
     if deep is None and is_deep(image, raws):
         told.append("16-bit samples are reduced to 8 bits")

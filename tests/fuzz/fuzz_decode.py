@@ -1,4 +1,4 @@
-"""Damage .lic files at random and decode their latents: anything but a StreamError or a result is a fault.
+"""Damage .lic files at random and decode their latents and alpha: anything but a StreamError or a result is a fault.
 
     python tests/fuzz/fuzz_decode.py [--seconds 60] [--seed N]
 
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,14 @@ from lcodec import container, weights  # noqa: E402
 from lcodec.decoder import check_size, decode_latents  # noqa: E402
 from lcodec.entropy.intmodel import IntegerEntropyModel  # noqa: E402
 from lcodec.errors import StreamError  # noqa: E402
+from lcodec.image import Picture, decode_alpha, orientation_of, profile  # noqa: E402
 
 MAX_PIXELS = 1 << 20  # a damaged size must not make the run slow
 Seed = tuple[bytes, weights.ModelFile, IntegerEntropyModel]
 
 
 def seeds(folder: Path) -> list[Seed]:
-    """One file of each architecture, small models and a small picture."""
+    """One file of each architecture, small models and a small picture, of every second one with alpha and metadata."""
     import PIL.Image
 
     from lcodec.codec import Codec
@@ -45,7 +47,12 @@ def seeds(folder: Path) -> list[Seed]:
         path = folder / f"{name}{weights.SUFFIX}"
         weights.save(finalize_network(random_network(name), {}, [photo]).model, path)
         codec = Codec(path, "cpu", 1)
-        data = codec.encode(photo, 5.0, slice_log2=4).data
+        picture = Picture(photo)
+        if len(made) % 2:
+            alpha = (photo[..., 0].astype(np.uint16) * 257) ^ np.uint16(len(made) // 2)  # of 8 or of 16 bits
+            deep = photo.astype(np.uint16) * 257
+            picture = Picture(deep, alpha, b"profile" * 20, b"II*\0\x08\0\0\0\0\0", b"<x/>")
+        data = codec.encode(picture, 5.0, slice_log2=4).data
         made.append((data, codec.file, codec.entropy))
     return made
 
@@ -74,8 +81,12 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def damage_below_checksums(data: bytes, rng: np.random.Generator) -> bytes:
-    """The same inside a slice's payload, with checksums that hold."""
+    """The same inside a slice's payload, or that of alpha and of metadata, with checksums that hold."""
     box = container.unpack(data)
+    if box.alpha is not None and rng.integers(2):
+        name = ("alpha", "alpha", "icc", "exif")[int(rng.integers(4))]
+        changed: dict[str, Any] = {name: damage(getattr(box, name), rng)}
+        return container.pack(replace(box, **changed))
     slices = list(box.slices)
     i = int(rng.integers(len(slices)))
     slices[i] = damage(bytes(slices[i]), rng) or b"\0"
@@ -87,6 +98,11 @@ def damage_below_checksums(data: bytes, rng: np.random.Generator) -> bytes:
 def decode(data: bytes, model: weights.ModelFile, entropy: IntegerEntropyModel) -> None:
     box = container.unpack(data)
     check_size(box.header.width, box.header.height, MAX_PIXELS)
+    header = box.header
+    if box.alpha is not None:
+        decode_alpha(box.alpha, header.height, header.width, header.deep)
+    orientation_of(box.exif, box.xmp)
+    profile.describe(box.icc or b"")
     decode_latents(box, model, entropy)
 
 

@@ -1,0 +1,51 @@
+"""What Pillow only takes as globals of its module or of Python's, set for a moment, one thread at a time."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import PIL.Image
+from PIL.TiffImagePlugin import OPEN_INFO
+
+from lcodec.image.deep import TIFF_ADDITIONS
+
+# Pillow knows many more; these are the ones that photographs come in. PostScript and its like run programs.
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def pillow_warnings(action: str) -> Iterator[None]:
+    """Warnings of Pillow as "ignore" or "error"."""
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter(action)  # type: ignore[arg-type]
+        yield
+
+
+@contextmanager
+def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
+    """Pillow's limit of pixels, None for the one that it has; and the TIFFs that are opened for `deep`."""
+    with pillow_warnings("ignore"):
+        before = PIL.Image.MAX_IMAGE_PIXELS
+        limit = before if limit_pixels is None else limit_pixels
+        added = {key: value for key, value in TIFF_ADDITIONS.items() if key not in OPEN_INFO}
+        PIL.Image.MAX_IMAGE_PIXELS = limit
+        for key, value in added.items():
+            OPEN_INFO[key] = value
+        try:
+            yield limit
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
+            for key in added:
+                OPEN_INFO.pop(key, None)
+
+
+def open_image(data: bytes, limit_pixels: int | None) -> PIL.Image.Image:
+    """An image file, opened, not loaded: that needs no guard. Raises what Pillow raises."""
+    with pillow_limit(limit_pixels):
+        return PIL.Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
