@@ -1,0 +1,139 @@
+"""Weights of lc-s as the C kernels read them: bfloat16, in panels of 32 output channels (see csrc/lc_dense.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PANEL = BLOCK = 32
+PATCH = 8
+ALIGNMENT = 64
+
+
+class PackedLayer(NamedTuple):
+    """panels: uint16, aligned. bias: float32 (padded outputs,). segment_blocks: inputs of each segment, by 32."""
+
+    panels: NDArray[np.uint16]
+    bias: NDArray[np.float32]
+    segment_blocks: tuple[int, ...]
+
+
+class PackedBlock(NamedTuple):
+    """One `MixingBlock`. depthwise: float32 (9, N)."""
+
+    enter: PackedLayer
+    leave: PackedLayer
+    expand: PackedLayer
+    contract: PackedLayer
+    depthwise: NDArray[np.float32]
+    depthwise_bias: NDArray[np.float32]
+
+
+class PackedNet(NamedTuple):
+    """Everything that `MixNet` takes. N, M: padded to multiples of 32."""
+
+    N: int
+    M: int
+    patch: PackedLayer
+    analysis: list[PackedBlock]
+    down: PackedLayer
+    hyper: list[PackedLayer]
+    up: list[PackedLayer]
+    synthesis: list[PackedBlock]
+    pixels: PackedLayer
+
+
+def padded(n: int) -> int:
+    """Channels of a plane."""
+    return -(-n // BLOCK) * BLOCK
+
+
+def bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """To the nearest bfloat16, ties to even, as its 16 bits."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def pack_layer(segments: Sequence[NDArray[np.float32]], bias: NDArray[np.float32]) -> PackedLayer:
+    """segments: matrices (inputs, outputs), inputs a multiple of 32; bias (outputs,)."""
+    n_out = padded(len(bias))
+    matrix = np.concatenate(segments)
+    matrix = np.pad(matrix, ((0, 0), (0, n_out - matrix.shape[1])))
+    tiles = bf16(matrix).reshape(-1, 16, 2, n_out // PANEL, 2, 16)  # block, pair, its element, panel, tile, channel
+    tiles = np.ascontiguousarray(tiles.transpose(3, 0, 4, 1, 5, 2))
+    return PackedLayer(
+        aligned(tiles.ravel()),
+        np.pad(bias.astype(np.float32), (0, n_out - len(bias))),
+        tuple(len(s) // BLOCK for s in segments),
+    )
+
+
+def aligned(x: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """A copy that begins at a multiple of 64 bytes."""
+    memory = np.empty(x.size + ALIGNMENT // 2, np.uint16)
+    start = -memory.ctypes.data % ALIGNMENT // 2
+    memory[start : start + x.size] = x
+    return memory[start : start + x.size]
+
+
+def _inputs(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(inputs, outputs) with the inputs padded."""
+    return np.pad(matrix, ((0, padded(len(matrix)) - len(matrix)), (0, 0)))
+
+
+def _patch_order() -> NDArray[np.int64]:
+    """Channel of a pixel shuffle (colour, row, column) for each sample of a patch (row, column, colour)."""
+    return np.arange(3 * PATCH * PATCH).reshape(3, PATCH, PATCH).transpose(1, 2, 0).ravel()
+
+
+def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
+    """The tensors g_a.*, h_a.*, g_s.* of a network of the transform "shuffle" (lcodec/nets), float32."""
+
+    def bias(name: str) -> NDArray[np.float32]:
+        return tensors[f"{name}.bias"]
+
+    def dense(name: str) -> PackedLayer:
+        return pack_layer([_inputs(tensors[f"{name}.weight"][:, :, 0, 0].T)], bias(name))
+
+    def block(name: str) -> PackedBlock:
+        depthwise = tensors[f"{name}.depthwise.weight"]
+        n = padded(len(depthwise))
+        return PackedBlock(
+            *(dense(f"{name}.{part}") for part in ("enter", "leave", "expand", "contract")),
+            np.ascontiguousarray(np.pad(depthwise.reshape(len(depthwise), 9).T, ((0, 0), (0, n - len(depthwise))))),
+            np.pad(bias(f"{name}.depthwise"), (0, n - len(depthwise))),
+        )
+
+    def strided(name: str) -> PackedLayer:
+        w = tensors[f"{name}.weight"]  # (out, in, 3, 3)
+        rows = [np.concatenate([_inputs(w[:, :, ky, kx].T) for kx in range(3)]) for ky in range(3)]
+        return pack_layer(rows, bias(name))
+
+    def transposed(name: str, phase: int) -> PackedLayer:
+        # out[2 i - 1 + k] += in[i] * w[k]: even outputs see tap 1 of i, odd ones tap 2 of i and tap 0 of i + 1
+        w = tensors[f"{name}.weight"]  # (in, out, 3, 3)
+        rows, columns = ([1], [2, 0])[phase // 2], ([1], [2, 0])[phase % 2]
+        return pack_layer([np.concatenate([_inputs(w[:, :, ky, kx]) for kx in columns]) for ky in rows], bias(name))
+
+    order = _patch_order()
+    first = tensors["g_a.1.weight"][:, order, 0, 0].T
+    upper = from_bf16(bf16(first))
+    last = _inputs(tensors["g_s.4.weight"][order, :, 0, 0].T)
+    return PackedNet(
+        N=padded(len(tensors["g_a.1.bias"])),
+        M=padded(len(tensors["g_a.5.bias"])),
+        patch=pack_layer([upper, first - upper, upper], bias("g_a.1")),
+        analysis=[block(f"g_a.{i}") for i in (2, 3, 4)],
+        down=strided("g_a.5"),
+        hyper=[dense("h_a.0"), strided("h_a.2"), strided("h_a.4")],
+        up=[transposed("g_s.0", phase) for phase in range(4)],
+        synthesis=[block(f"g_s.{i}") for i in (1, 2, 3)],
+        pixels=pack_layer([last, last], bias("g_s.4")[order]),
+    )
