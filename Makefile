@@ -11,7 +11,7 @@ IMAGE  ?= tests/images/colosseum.webp
 
 # The editable install is made again when requirements or compiled sources change.
 BUILT   := $(VENV)/.built
-SOURCES := $(wildcard csrc/*) $(wildcard lcodec/entropy/*.pyx) $(wildcard lcodec/entropy/*.pxd)
+SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.pxd)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

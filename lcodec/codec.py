@@ -3,8 +3,8 @@
     encode: image -> g_a -> gain -> y -> h_a -> z -> integers -> integer entropy model -> rANS -> container
     decode: container -> rANS -> integer entropy model -> y_hat -> inverse gain -> g_s -> image
 
-Everything between the integers and the container is exact (`lcodec.entropy`); what runs here on torch may differ by a
-rounding between machines, and that is all that may.
+Everything between the integers and the container is exact (`lcodec.entropy`); the transforms may differ by a rounding
+between machines, and that is all that may.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from lcodec import container, weights
 from lcodec.container import Container, Header
+from lcodec.cores import available_cores
 from lcodec.decoder import (
     DEFAULT_MAX_PIXELS,
     LatentsDigest,
@@ -32,7 +32,7 @@ from lcodec.decoder import (
 )
 from lcodec.decoding import Decoding
 from lcodec.entropy.tables import table_set
-from lcodec.errors import DeviceError, InputError, ModelError, UsageError
+from lcodec.errors import InputError, ModelError, UsageError
 from lcodec.header import quality_to_code
 from lcodec.image import (
     BandedPicture,
@@ -42,11 +42,12 @@ from lcodec.image import (
     fill_transparent,
     padded_bands,
 )
-from lcodec.nets import NetConfig, Network
-from lcodec.nets.bands import Bands
-from lcodec.nets.tiling import HYPER_HALO_LATENTS, Box, analyse_bands, hyper_analyse_block, tiled_synthesis
+from lcodec.nets.config import NetConfig
 from lcodec.region import Region
 from lcodec.search.target import Target, search
+from lcodec.transforms import choose_device, open_transforms
+from lcodec.transforms.bands import Bands
+from lcodec.transforms.tiling import HYPER_HALO_LATENTS, Box, analyse_bands, hyper_analyse_block, tiled_synthesis
 
 BAND_ROWS = 256  # an array of pixels is taken in bands of that many rows
 KEPT_LATENTS = 1 << 26  # so many are kept for `EncodeResult.reconstruction`, a quarter of a gigabyte; else decoded anew
@@ -119,13 +120,12 @@ class Codec:
         self.file = weights.load(weights.find(model))
         self.name, self.id = self.file.name, self.file.id
         self.threads = threads or available_cores()
-        torch.set_num_threads(self.threads)
-        config = NetConfig.from_json(self.file.config)
+        config = self.config = NetConfig.from_json(self.file.config)
         self.qualities = config.qualities
         self.entropy = integer_model(self.file)
         if (self.entropy.M, self.entropy.N) != (config.M, config.N if config.arch.has_hyperprior else 0):
             raise ModelError(f"model {self.name} is damaged: its networks do not fit together")
-        self.network = load_network(config, self.file).to(self.device).channels_last()
+        self.transforms = open_transforms(config, self.file, self.device, self.threads)
 
     @classmethod
     def for_stream(cls, data: bytes, device: str = "auto", threads: int | None = None) -> Codec:
@@ -159,7 +159,6 @@ class Codec:
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
         return self.encode_bands(in_bands(picture), quality, alpha=alpha, slice_log2=slice_log2)
 
-    @torch.inference_mode()
     def encode_bands(
         self, picture: BandedPicture, quality: float, *, alpha: bytes | None = None, slice_log2: int = 6
     ) -> EncodeResult:
@@ -176,7 +175,6 @@ class Codec:
         taken = self._encode_latents(box, self._analyse(box.header, picture.bands))
         return self._result(taken, 1, start, taken.entropy_s)
 
-    @torch.inference_mode()
     def _encode_to_target(self, picture: Picture, target: Target, slice_log2: int) -> EncodeResult:
         """The image is analysed once; what is searched only quantizes and codes the latents again."""
         start = time.perf_counter()
@@ -224,35 +222,32 @@ class Codec:
     def _analyse(self, header: Header, bands: Iterator[np.ndarray]) -> Bands:
         """y, float32 (H/16, W/16, M), gains not applied, as it is asked for."""
         pixels = Bands(padded_bands(bands, header.height, header.width))
-        return Bands(
-            analyse_bands(self.network, pixels, header.latent_height, header.latent_width, self.device)
-        )
+        return Bands(analyse_bands(self.transforms, pixels, header.latent_height, header.latent_width))
 
-    @torch.inference_mode()
     def _encode_latents(self, box: Container, y: Bands) -> _Attempt:
         """The file of `box`, a row of slices at a time: hyper-analysis, quantization, entropy coding.
 
         y: as `_analyse` gives it.
         """
         header = box.header
-        gain = self.network.gain(known_quality(header, self.file))[:, :, None, None]
+        gain = self.transforms.gain(known_quality(header, self.file))
         rows, columns = header.latent_height, header.latent_width
         digest = LatentsDigest()
         slices: list[bytes] = []
         y_hat: list[np.ndarray] | None = [] if rows * columns * self.entropy.M <= KEPT_LATENTS else None
         entropy_s = 0.0
         for group in slice_groups(numbered_slices(header), self.threads):
-            # h_a before the threads start: torch uses them all by itself
+            # h_a before the threads start: it uses them all by itself
             z_fix: list[np.ndarray | None] = [None] * len(group)
-            if self.network.config.arch.has_hyperprior:
+            if self.config.arch.has_hyperprior:
                 for i, (_, y0, x0, h, w) in enumerate(group):
                     place = Box(y0, y0 + h, x0, x0 + w)
-                    z = hyper_analyse_block(self.network, y, gain, place, rows, columns, self.device)
+                    z = hyper_analyse_block(self.transforms, y, gain, place, rows, columns)
                     z_fix[i] = to_fixed(z)
             bottom = group[-1].y0 + group[-1].h
             y.fetch(bottom)
             start = time.perf_counter()
-            coded, band = self._encode_group(header, group, y, gain[0, :, 0, 0].cpu().numpy(), z_fix)
+            coded, band = self._encode_group(header, group, y, gain, z_fix)
             entropy_s += time.perf_counter() - start
             y.forget(bottom - HYPER_HALO_LATENTS)
             slices += coded
@@ -323,25 +318,20 @@ class Codec:
             data,
             self.file,
             self.entropy,
-            self.network,
-            device=self.device,
+            self.transforms,
             threads=self.threads,
             max_pixels=max_pixels,
             region=region,
             allow_partial=allow_partial,
         )
 
-    @torch.inference_mode()
     def _reconstruct(self, taken: _Attempt) -> np.ndarray:
         """The pixels that a decoder on this device will give, as in `Picture`."""
         header = taken.header
         if taken.y_hat is None:
             return self.decode(taken.data, max_pixels=None).pixels
-        gain = self.network.inverse_gain(known_quality(header, self.file))[:, :, None, None]
-        scale = gain * 2.0**-self.entropy.fy
-        pixels = tiled_synthesis(
-            self.network, taken.y_hat, scale, self.device, gray=header.gray, deep=header.deep
-        )
+        scale = self.transforms.inverse_gain(known_quality(header, self.file)) * np.float32(2.0**-self.entropy.fy)
+        pixels = tiled_synthesis(self.transforms, taken.y_hat, scale, gray=header.gray, deep=header.deep)
         pixels = np.ascontiguousarray(crop(pixels, header.height, header.width))
         return pixels[:, :, 0] if header.gray else pixels
 
@@ -374,44 +364,3 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     for row_a, row_b in zip(a, b, strict=True):  # row by row: no copies of the image
         total += float(np.square(row_a.astype(np.float32) - row_b).sum(dtype=np.float64))
     return 10 * math.log10(np.iinfo(a.dtype).max ** 2 * a.size / total) if total else math.inf
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of "auto", "cpu", "cuda", "cuda:1", "mps". Raises DeviceError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise DeviceError(f"unknown device {name}") from e
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(f"no CUDA device for {name}", "--device cpu always works and gives the same latents")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("no Metal device", "--device cpu always works and gives the same latents")
-    return device
-
-
-def load_network(config: NetConfig, file: weights.ModelFile) -> Network:
-    """The float parts of a model: transforms, hyper-analysis, gains. ModelError if tensors are missing or unfit."""
-    with torch.device("meta"):  # no memory: what a description asks for is not there before its tensors are
-        network = Network(config)
-    # Coding goes through the integer model: what would compute the same in floats is not kept.
-    for unused in ("h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "prior_log_scale"):
-        if hasattr(network, unused):
-            delattr(network, unused)
-    own = network.state_dict()
-    floats = file.floats()
-    for key in own:
-        if key not in floats or tuple(floats[key].shape) != tuple(own[key].shape):
-            raise ModelError(f"model {file.name} is damaged: tensor {key} is missing or has a wrong shape")
-        if not np.isfinite(floats[key]).all():
-            raise ModelError(f"model {file.name} is damaged: tensor {key} is not finite")
-    network.load_state_dict({key: torch.from_numpy(floats[key]) for key in own}, assign=True)
-    return network.eval().requires_grad_(False)
-
-

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-import torch
 
 from lcodec import container
 from lcodec.decoder import LatentBands, LatentsDigest, check_model, check_size, known_quality
@@ -15,10 +14,10 @@ from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import Corrupt, StreamError
 from lcodec.header import PIXELS_PER_LATENT
 from lcodec.image import Picture, alpha_rows
-from lcodec.nets import Network
-from lcodec.nets.bands import Bands
-from lcodec.nets.tiling import Box, halo_box, synthesise_bands
 from lcodec.region import Region, check_region, slice_region
+from lcodec.transforms import Transforms
+from lcodec.transforms.bands import Bands
+from lcodec.transforms.tiling import Box, halo_box, synthesise_bands
 from lcodec.weights import ModelFile
 
 
@@ -40,9 +39,8 @@ class Decoding:
         data: bytes,
         model: ModelFile,
         entropy: IntegerEntropyModel,
-        network: Network,
+        transforms: Transforms,
         *,
-        device: torch.device,
         threads: int = 1,
         max_pixels: int | None = None,
         region: tuple[int, int, int, int] | None = None,
@@ -59,11 +57,11 @@ class Decoding:
         self._alpha, self.alpha_lost = box.alpha, box.alpha_lost
         self.gray, self.deep = header.gray, header.deep
         self.channels = (1 if self.gray else 3) + (self._alpha is not None)
-        self._network, self._device, self._allow_partial = network, device, allow_partial
+        self._transforms, self._allow_partial = transforms, allow_partial
         self._rows, self._columns = header.latent_height, header.latent_width
         self._whole = region is None
         self._box = _latents_of(self.region) if region else Box(0, self._rows, 0, self._columns)
-        needed = halo_box(network, self._box, self._rows, self._columns)
+        needed = halo_box(transforms, self._box, self._rows, self._columns)
         self._latents = LatentBands(
             box,
             model,
@@ -73,8 +71,7 @@ class Decoding:
             columns=(needed.left, needed.right),
             tolerant=allow_partial,
         )
-        gain = network.inverse_gain(known_quality(header, model))
-        self._scale = gain[:, :, None, None] * 2.0**-entropy.fy
+        self._scale = transforms.inverse_gain(known_quality(header, model)) * np.float32(2.0**-entropy.fy)
         self.seconds: dict[str, float] = {}
         self.digest: str | None = None
         self.lost: list[Region] = []
@@ -99,19 +96,17 @@ class Decoding:
         total = time.perf_counter() - self._start
         self.seconds = {"entropy": latents.seconds, "transform": total - latents.seconds, "total": total}
 
-    @torch.inference_mode()
     def _pixels(self) -> Iterator[np.ndarray]:
         latents, box, region = self._latents, self._box, self.region
         digest = LatentsDigest() if self._whole else None
         bands = synthesise_bands(
-            self._network,
+            self._transforms,
             Bands(_digested(latents, digest)),
             self._rows,
             self._columns,
             box,
             (latents.top, latents.left),
             self._scale,
-            self._device,
             gray=self.gray,
             deep=self.deep,
         )

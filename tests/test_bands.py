@@ -10,8 +10,10 @@ from lcodec import decoder
 from lcodec.codec import Codec
 from lcodec.errors import InputError
 from lcodec.image import BandedPicture, pad, padded_bands
-from lcodec.nets import ARCHITECTURES, NetConfig, Network, tiling
-from lcodec.nets.bands import Bands
+from lcodec.nets import ARCHITECTURES, NetConfig, Network
+from lcodec.transforms import tiling
+from lcodec.transforms.bands import Bands
+from lcodec.transforms.torch_backend import TorchTransforms
 
 
 def split(array, *heights):
@@ -95,12 +97,13 @@ def test_hyper_analysis_by_slices_equals_one_pass(name):
     torch.manual_seed(0)
     network = Network(NetConfig(name, 8, 8)).eval()
     y = np.random.default_rng(0).normal(0, 5, (40, 36, 8)).astype(np.float32)
-    gain = torch.linspace(0.5, 2, 8)[None, :, None, None]
+    gain = np.linspace(0.5, 2, 8, dtype=np.float32)
+    transforms = TorchTransforms(network, "cpu", 1)
     with torch.inference_mode():
-        whole = network.hyper_analyse(torch.from_numpy(y).permute(2, 0, 1)[None] * gain)[0].permute(1, 2, 0).numpy()
+        whole = network.hyper_analyse(torch.from_numpy(y * gain).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
         for top, bottom, left, right in [(0, 16, 0, 16), (16, 32, 16, 32), (12, 16, 8, 12), (32, 40, 20, 36)]:
             box = tiling.Box(top, bottom, left, right)
-            part = tiling.hyper_analyse_block(network, Bands(iter([y])), gain, box, 40, 36, torch.device("cpu"))
+            part = tiling.hyper_analyse_block(transforms, Bands(iter([y])), gain, box, 40, 36)
             expected = whole[top // 4 : bottom // 4, left // 4 : right // 4]
             assert np.allclose(part, expected, rtol=0, atol=1e-5 * np.abs(whole).max())
 

@@ -48,7 +48,7 @@ def test_any_size_comes_back(codec, photo, height, width):
 
 def test_file_size_is_the_estimate_of_the_float_model(codec, photo):
     """0.5 % + 64 bytes: what the integer arithmetic, the tables, the coder and the container cost together."""
-    name = codec.network.config.architecture
+    name = codec.config.architecture
     network = random_network(name)
     table_qualities = codec.file.entropy["table_qualities"]
     for quality in (1.0, 8.0):
@@ -116,7 +116,7 @@ def test_limit_device_and_model_are_checked(codec, models, photo):
             Codec(models["mbt2018"], "cuda")
     with pytest.raises(UsageError, match="threads"):
         Codec(models["mbt2018"], "cpu", 0)
-    other = next(path for name, path in models.items() if name != codec.network.config.architecture)
+    other = next(path for name, path in models.items() if name != codec.config.architecture)
     with pytest.raises(ModelError, match="was made with model"):
         Codec(other, "cpu", 1).decode(data)
 
@@ -191,7 +191,7 @@ def test_sixteen_bits_reach_the_networks_and_come_out_again(shipped, photo):
     def latents(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             y = codec._analyse(Header(64, 64, codec.file.stream_id), iter([pixels])).block(0, 4, 0, 4)
-            return to_fixed(y * codec.network.gain(8.0).numpy())
+            return to_fixed(y * codec.transforms.gain(8.0))
 
     same = latents(photo[:64, :64])
     assert np.abs(latents(deep) - same).max() <= 64  # float rounding; 65536 is one step of the latents

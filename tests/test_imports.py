@@ -22,7 +22,7 @@ def read_arrows() -> dict[str, set[str]]:
 
 
 ARROWS = {**read_arrows(), "errors": set()}  # which is open to all
-FORBIDDEN_OUTSIDE = {"entropy": {"torch"}, "weights": {"torch"}, "decoder": {"torch"}, "image": {"torch"}}
+FORBIDDEN_OUTSIDE = {group: {"torch"} for group in ("entropy", "weights", "decoder", "image", "cpu")}
 MODULES = sorted(PACKAGE.rglob("*.py")) + sorted(PACKAGE.rglob("*.pyx")) + sorted(PACKAGE.rglob("*.pxd"))
 
 

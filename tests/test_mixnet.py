@@ -109,7 +109,8 @@ def test_pictures_agree_with_torch(both: tuple[Network, MixNet], size: tuple[int
     y_hat = np.rint(expected_y(net, photo(*size)) / step).astype(np.int32)
     scale = np.full(net.config.M, step)
     with torch.inference_mode():
-        x_hat = net.g_s(torch.from_numpy(y_hat.astype(np.float32) * step).permute(2, 0, 1)[None])[0].permute(1, 2, 0).clamp(0, 1).numpy()
+        scaled = torch.from_numpy(y_hat.astype(np.float32) * step).permute(2, 0, 1)[None]
+        x_hat = net.g_s(scaled)[0].permute(1, 2, 0).clamp(0, 1).numpy()
     out = mixnet.synthesise(y_hat, scale, isa=isa)
     assert out.dtype == np.uint8 and out.shape == (*size, 3)
     assert_same_picture(out, np.rint(x_hat * 255))

@@ -14,7 +14,6 @@ from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import Corrupt, StreamError
 from lcodec.image import Picture
-from lcodec.nets.tiling import HALO_LATENTS
 from lcodec.region import slice_region
 
 SLICE_LOG2 = 4
@@ -44,7 +43,7 @@ def test_damaged_slice_changes_only_its_surroundings(coded, number):
         codec.decode(bad)
     result = codec.decode(bad, allow_partial=True)
     assert result.lost == [slice_region(result.header, number)]
-    reach = 16 * HALO_LATENTS[codec.network.config.arch.transform]
+    reach = 16 * codec.transforms.halo
     x, y, width, height = result.lost[0]
     untouched = np.ones(whole.shape[:2], bool)
     untouched[max(0, y - reach) : y + height + reach, max(0, x - reach) : x + width + reach] = False
@@ -87,7 +86,7 @@ def test_truncated_file_gives_what_it_still_holds(coded):
     sections = [s for s in container.list_sections(data) if s.type == container.SectionType.SLICE]
     result = codec.decode(data[: sections[3].offset + 5], allow_partial=True)
     assert result.lost == [slice_region(result.header, i) for i in (3, 4, 5)]
-    reach = 16 * HALO_LATENTS[codec.network.config.arch.transform]
+    reach = 16 * codec.transforms.halo
     if reach < 256:
         assert np.array_equal(result.pixels[: 256 - reach], whole[: 256 - reach])
 

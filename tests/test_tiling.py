@@ -6,32 +6,32 @@ import numpy as np
 import pytest
 import torch
 
-from lcodec.nets import ARCHITECTURES, NetConfig, Network, tiling
-from lcodec.nets.bands import Bands
+from lcodec.nets import ARCHITECTURES, NetConfig, Network
+from lcodec.transforms import tiling
+from lcodec.transforms.bands import Bands
+from lcodec.transforms.torch_backend import TorchTransforms
 
 
-def analyse(network, pixels):
+def analyse(transforms, pixels):
     """y, float32 (rows, columns, M)"""
     rows, columns = pixels.shape[0] // 16, pixels.shape[1] // 16
-    bands = tiling.analyse_bands(network, Bands(iter([pixels])), rows, columns, torch.device("cpu"))
+    bands = tiling.analyse_bands(transforms, Bands(iter([pixels])), rows, columns)
     return np.concatenate(list(bands))
 
 
 @pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn", "lc-s"])
 def test_tiles_equal_one_pass(name, monkeypatch):
     torch.manual_seed(0)
-    network = Network(NetConfig(name, 8, 8)).eval()
+    transforms = TorchTransforms(Network(NetConfig(name, 8, 8)).eval(), "cpu", 1)
     halo = tiling.HALO_LATENTS[ARCHITECTURES[name].transform]
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (16 * (2 * halo + 9), 16 * (halo + 5), 3), np.uint8)
     y_hat = rng.integers(-500, 500, (pixels.shape[0] // 16, pixels.shape[1] // 16, 8), np.int32)
-    scale = torch.full((1, 8, 1, 1), 0.05)
-    cpu = torch.device("cpu")
-    with torch.inference_mode():
-        y, x_hat = analyse(network, pixels), tiling.tiled_synthesis(network, y_hat, scale, cpu)
-        monkeypatch.setattr(tiling, "TILE_LATENTS", 4)
-        y_tiled = analyse(network, pixels)
-        x_hat_tiled = tiling.tiled_synthesis(network, y_hat, scale, cpu)
+    scale = np.full(8, 0.05, np.float32)
+    y, x_hat = analyse(transforms, pixels), tiling.tiled_synthesis(transforms, y_hat, scale)
+    monkeypatch.setattr(tiling, "TILE_LATENTS", 4)
+    y_tiled = analyse(transforms, pixels)
+    x_hat_tiled = tiling.tiled_synthesis(transforms, y_hat, scale)
     assert np.allclose(y, y_tiled, rtol=0, atol=1e-5 * np.abs(y).max())
     assert np.abs(x_hat.astype(int) - x_hat_tiled.astype(int)).max() <= 1
 

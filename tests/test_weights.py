@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from lcodec import weights
-from lcodec.codec import Codec, load_network
+from lcodec.codec import Codec
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import ModelError
 from lcodec.nets import NetConfig
+from lcodec.transforms.torch_backend import load_network
 
 
 def test_saved_model_comes_back(model_file, tmp_path):

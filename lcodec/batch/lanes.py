@@ -204,8 +204,3 @@ def _cgroup_memory() -> list[int]:
             return [int(limit.read()) - int(taken)]
     except (OSError, ValueError, KeyError):
         return []
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -207,14 +207,15 @@ def describe_machine(threads: int, device: str) -> dict[str, str | int | float]:
     import PIL
     import torch
 
-    from lcodec.codec import available_cores, choose_device
+    from lcodec.cores import available_cores
+    from lcodec.transforms import choose_device
 
     chosen = choose_device(device)
     return {
         "cpu": processor(),
         "cores": available_cores(),
         "threads": threads,
-        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
+        "device": torch.cuda.get_device_name(chosen) if chosen.startswith("cuda") else chosen,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -165,7 +165,8 @@ def measure(
     chosen_metrics = choose_metrics(metrics)
     found = find_models(models)
     overlays = [pair for text in published for pair in read_published(*split_published(text))]
-    from lcodec.codec import available_cores, choose_device  # torch, from here on
+    from lcodec.cores import available_cores
+    from lcodec.transforms import choose_device
 
     choose_device(device)
     threads = threads or available_cores()

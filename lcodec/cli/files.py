@@ -9,11 +9,12 @@ from typing import Protocol, TypeVar
 
 import click
 
-from lcodec.batch.lanes import Record, Stages, StopBatch, Worker, available_cores, memory_budget, run_lanes
+from lcodec.batch.lanes import Record, Stages, StopBatch, Worker, memory_budget, run_lanes
 from lcodec.batch.plan import Job, Naming, Plan
 from lcodec.batch.sources import Search
 from lcodec.cli.report import DEBUG, Progress, print_json
 from lcodec.cli.tally import Tally, describe_size
+from lcodec.cores import available_cores
 from lcodec.errors import UsageError
 
 __all__ = ["Batch", "Recipe", "describe_size", "make_plan", "one_by_one", "report", "run"]

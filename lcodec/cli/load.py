@@ -25,8 +25,8 @@ def load_codec(model: str, device: str, threads: int | None, *, quiet: bool) -> 
 
     import torch
 
-    from lcodec.codec import choose_device
     from lcodec.finalize import finalize_cached
+    from lcodec.transforms import choose_device
 
     choose_device(device)  # before the work
     if threads:

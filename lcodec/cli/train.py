@@ -117,11 +117,11 @@ def command(
 
     import torch
 
-    from lcodec.codec import choose_device
     from lcodec.nets import ARCHITECTURES
     from lcodec.train.data import Photographs
     from lcodec.train.loop import Options, Trainer
     from lcodec.train.parallel import joined
+    from lcodec.transforms import choose_device
 
     if settings["architecture"] not in ARCHITECTURES:
         raise UsageError(

@@ -35,6 +35,7 @@ class PackedBlock(NamedTuple):
 class PackedNet(NamedTuple):
     """Everything that `MixNet` takes. N, M: padded to multiples of 32."""
 
+    widths: tuple[int, int]  # N and M before that
     N: int
     M: int
     patch: PackedLayer
@@ -61,9 +62,11 @@ def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def pack_layer(segments: Sequence[NDArray[np.float32]], bias: NDArray[np.float32]) -> PackedLayer:
-    """segments: matrices (inputs, outputs), inputs a multiple of 32; bias (outputs,)."""
-    n_out = padded(len(bias))
+def pack_layer(
+    segments: Sequence[NDArray[np.float32]], bias: NDArray[np.float32], n_out: int | None = None
+) -> PackedLayer:
+    """segments: matrices (inputs, outputs), inputs a multiple of 32; bias (outputs,). n_out: padded outputs."""
+    n_out = n_out or padded(len(bias))
     matrix = np.concatenate(segments)
     matrix = np.pad(matrix, ((0, 0), (0, n_out - matrix.shape[1])))
     tiles = bf16(matrix).reshape(-1, 16, 2, n_out // PANEL, 2, 16)  # block, pair, its element, panel, tile, channel
@@ -83,9 +86,9 @@ def aligned(x: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return memory[start : start + x.size]
 
 
-def _inputs(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+def _inputs(matrix: NDArray[np.float32], n_in: int | None = None) -> NDArray[np.float32]:
     """(inputs, outputs) with the inputs padded."""
-    return np.pad(matrix, ((0, padded(len(matrix)) - len(matrix)), (0, 0)))
+    return np.pad(matrix, ((0, (n_in or padded(len(matrix))) - len(matrix)), (0, 0)))
 
 
 def _patch_order() -> NDArray[np.int64]:
@@ -99,14 +102,17 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
     def bias(name: str) -> NDArray[np.float32]:
         return tensors[f"{name}.bias"]
 
-    def dense(name: str) -> PackedLayer:
-        return pack_layer([_inputs(tensors[f"{name}.weight"][:, :, 0, 0].T)], bias(name))
+    def dense(name: str, n_in: int | None = None, n_out: int | None = None) -> PackedLayer:
+        return pack_layer([_inputs(tensors[f"{name}.weight"][:, :, 0, 0].T, n_in)], bias(name), n_out)
 
     def block(name: str) -> PackedBlock:
         depthwise = tensors[f"{name}.depthwise.weight"]
         n = padded(len(depthwise))
         return PackedBlock(
-            *(dense(f"{name}.{part}") for part in ("enter", "leave", "expand", "contract")),
+            dense(f"{name}.enter"),
+            dense(f"{name}.leave"),
+            dense(f"{name}.expand", n_out=2 * n),
+            dense(f"{name}.contract", n_in=2 * n),
             np.ascontiguousarray(np.pad(depthwise.reshape(len(depthwise), 9).T, ((0, 0), (0, n - len(depthwise))))),
             np.pad(bias(f"{name}.depthwise"), (0, n - len(depthwise))),
         )
@@ -127,6 +133,7 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
     upper = from_bf16(bf16(first))
     last = _inputs(tensors["g_s.4.weight"][order, :, 0, 0].T)
     return PackedNet(
+        widths=(len(tensors["g_a.1.bias"]), len(tensors["g_a.5.bias"])),
         N=padded(len(tensors["g_a.1.bias"])),
         M=padded(len(tensors["g_a.5.bias"])),
         patch=pack_layer([upper, first - upper, upper], bias("g_a.1")),

@@ -34,8 +34,8 @@ def verify(path: Path) -> Verified:
 
     The proofs are made again from the weights. Raises ModelError that names the file.
     """
-    from lcodec.codec import load_network
     from lcodec.nets import NetConfig
+    from lcodec.transforms.torch_backend import load_network
 
     try:
         model = weights.load(path)  # checks the id

@@ -1,0 +1,78 @@
+"""The transforms of any network by torch, on any device that it has."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lcodec.errors import ModelError
+from lcodec.nets import NetConfig, Network
+from lcodec.weights import ModelFile
+
+from . import Floats, Transforms
+
+
+class TorchTransforms(Transforms):
+    """See `Transforms`. float32 throughout."""
+
+    def __init__(self, network: Network, device: str, threads: int) -> None:
+        super().__init__(network.config, *(rows.detach().cpu().numpy() for rows in _gains(network)))
+        torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        self.network = network.to(self._device).channels_last()
+
+    @torch.inference_mode()
+    def analyse(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Floats:
+        white = float(np.iinfo(pixels.dtype).max)
+        # torch knows little of uint16
+        x = self._batch(pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels).float().div_(white)
+        return _array(self.network.g_a(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)))
+
+    @torch.inference_mode()
+    def hyper_analyse(self, y: Floats) -> Floats:
+        return _array(self.network.hyper_analyse(self._batch(y).contiguous()).float())
+
+    @torch.inference_mode()
+    def synthesise(
+        self, y_hat: NDArray[np.int32], scale: Floats, *, gray: bool = False, deep: bool = False
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        factor = torch.from_numpy(np.ascontiguousarray(scale)).to(self._device)[:, None, None]
+        x_hat = self.network.g_s(self._batch(y_hat).float() * factor)[0].clamp(0, 1)
+        dtype = np.uint16 if deep else np.uint8
+        out = (x_hat.mean(0, keepdim=True) if gray else x_hat).mul(float(np.iinfo(dtype).max)).round()
+        out = out.to(torch.int32 if deep else torch.uint8).permute(1, 2, 0)
+        return out.cpu().numpy().astype(dtype)
+
+    def _batch(self, array: NDArray[np.generic]) -> Tensor:
+        """(h, w, C) -> (1, C, h, w) on the device, channels last in memory."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device).permute(2, 0, 1)[None]
+
+
+def _gains(network: Network) -> tuple[Tensor, Tensor]:
+    return network.log_gain, network.log_inverse_gain
+
+
+def _array(batch: Tensor) -> Floats:
+    """(1, C, h, w) -> (h, w, C)"""
+    return batch[0].permute(1, 2, 0).cpu().numpy()
+
+
+def load_network(config: NetConfig, file: ModelFile) -> Network:
+    """The float parts of a model: transforms, hyper-analysis, gains. ModelError if tensors are missing or unfit."""
+    with torch.device("meta"):  # no memory: what a description asks for is not there before its tensors are
+        network = Network(config)
+    # Coding goes through the integer model: what would compute the same in floats is not kept.
+    for unused in ("h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "prior_log_scale"):
+        if hasattr(network, unused):
+            delattr(network, unused)
+    own = network.state_dict()
+    floats = file.floats()
+    for key in own:
+        if key not in floats or tuple(floats[key].shape) != tuple(own[key].shape):
+            raise ModelError(f"model {file.name} is damaged: tensor {key} is missing or has a wrong shape")
+        if not np.isfinite(floats[key]).all():
+            raise ModelError(f"model {file.name} is damaged: tensor {key} is not finite")
+    network.load_state_dict({key: torch.from_numpy(floats[key]) for key in own}, assign=True)
+    return network.eval().requires_grad_(False)
