@@ -83,24 +83,26 @@ class Remote:
     def walk(self) -> Iterator[Remote]:
         """All files below, folder by folder, each in the order of names. Raises InputError."""
         fs, root = _open_store(self.url)
-        scheme = self.url.split("://", 1)[0]
         try:
             for folder, folders, names in fs.walk(root):
                 folders.sort()
                 for name in sorted(names):
-                    yield Remote(f"{scheme}://{folder}/{name}" if folder else f"{scheme}://{name}")
+                    yield self._below(root, f"{folder}/{name}")
         except Exception as error:
             raise InputError(f"cannot list {self.url}: {_reason(error)}") from error
 
     def match(self, pattern: str) -> Iterator[Remote]:
         """The files below that fit a pattern, in the order of names. Raises InputError."""
         fs, root = _open_store(self.url)
-        scheme = self.url.split("://", 1)[0]
         try:
             found = sorted(fs.glob(f"{root}/{pattern}", detail=True).items())
         except Exception as error:
             raise InputError(f"cannot list {self.url}: {_reason(error)}") from error
-        yield from (Remote(f"{scheme}://{path}") for path, info in found if info["type"] == "file")
+        yield from (self._below(root, path) for path, info in found if info["type"] == "file")
+
+    def _below(self, root: str, path: str) -> Remote:
+        """The place of a path that the store lists below this one, which it calls `root`."""
+        return self / path.removeprefix(root).lstrip("/")
 
 
 Place = Path | Remote

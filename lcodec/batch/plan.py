@@ -18,11 +18,15 @@ from lcodec.errors import OutputError, UsageError
 
 @dataclass(frozen=True)
 class Job:
-    """An input and its output, None for stdout; `make_folder` if the output's folder need not exist."""
+    """An input and its output, None for stdout.
+
+    make_folder: the output's folder need not exist. overwrite: what is there was written by an earlier attempt.
+    """
 
     source: Source
     target: Place | None
     make_folder: bool = False
+    overwrite: bool = False
 
     @property
     def target_name(self) -> str:
@@ -35,10 +39,10 @@ def write(job: Job, data: bytes, force: bool) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     elif isinstance(job.target, Remote):
-        job.target.write_bytes(data, overwrite=force)
+        job.target.write_bytes(data, overwrite=force or job.overwrite)
     else:
         make_folder(job)
-        write_atomically(job.target, data, overwrite=force)
+        write_atomically(job.target, data, overwrite=force or job.overwrite)
 
 
 def make_folder(job: Job) -> None:
@@ -58,7 +62,8 @@ class Naming:
 
     output: as given by -o; without, an output goes beside its input (that of stdin to stdout). For several inputs, or
     with `is_folder`, it is a folder in which the structure below a given folder is kept. suffix: the ending of new
-    names, in place of the input's, or after it with `keep_suffix`.
+    names, in place of the input's, or after it with `keep_suffix`. What would have it twice has it once, so that
+    a.png.lic becomes a.png again.
     """
 
     suffix: str
@@ -67,7 +72,10 @@ class Naming:
     keep_suffix: bool = False
 
     def rename(self, place: Place) -> Place:
-        return place.with_suffix(place.suffix + self.suffix if self.keep_suffix else self.suffix)
+        if self.keep_suffix:
+            return place.with_suffix(place.suffix + self.suffix)
+        bare = place.with_suffix("")
+        return bare if bare.suffix.lower() == self.suffix else place.with_suffix(self.suffix)
 
 
 @dataclass
@@ -231,6 +239,11 @@ class Plan:
         name = os.fspath(folder)
         if name not in self._tidied:
             self._tidied.add(name)
+            remove_stale(folder)
+
+    def tidy(self) -> None:
+        """Remove what killed workers of this run left."""
+        for folder in self._tidied:
             remove_stale(folder)
 
 
