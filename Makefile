@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross lint demo bench bench-entropy bench-wavefront fuzz vectors wheel sdist clean
+.PHONY: help venv test test-cross test-ray lint demo bench bench-entropy bench-wavefront fuzz vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,10 @@ CROSS_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gn
 test-cross: $(BUILT) ## the C code alone: under sanitizers, and on aarch64 and s390x by qemu
 	@echo "for the other processors, on Debian: apt-get install --no-install-recommends $(CROSS_PACKAGES)"
 	$(PY) -m pytest -q -rs tests/test_cross.py
+
+test-ray: $(BUILT) ## many files on a Ray cluster made for it (installs Ray)
+	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[ray]"
+	$(PY) -m pytest -q -m ray tests/test_ray.py
 
 lint: $(BUILT) ## ruff and mypy
 	$(PY) -m ruff check lcodec tests

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import click
 
 from lcodec.batch.lanes import Record, Stages, StopBatch, Worker, memory_budget, run_lanes
 from lcodec.batch.plan import Job, Naming, Plan
-from lcodec.batch.sources import Search
+from lcodec.batch.sources import STREAM, Search
 from lcodec.cli.report import DEBUG, Progress, print_json
 from lcodec.cli.tally import Tally, describe_size
 from lcodec.cores import available_cores
@@ -32,6 +33,7 @@ class Batch:
     keep_suffix: bool = False
     skip_existing: bool = False
     jobs: int | None = None
+    ray: str | None = None
     force: bool = False
     as_json: bool = False
     quiet: bool = False
@@ -71,7 +73,9 @@ def run(plan: Plan, recipe: Recipe, batch: Batch, *, label: str, show: Callable[
 
     Leaves with the exit code of the first failure. show: tells of a record.
     """
-    if plan.count == 1:
+    if batch.ray is not None:
+        outcomes = _on_cluster(batch.ray, plan, recipe, batch)
+    elif plan.count == 1:
         outcomes = one_by_one(_admitted(plan, batch), _work(recipe, Stages()))
     else:
         at_once, threads = parallelism(plan.count, recipe, batch.jobs)
@@ -108,6 +112,29 @@ def _work(recipe: Recipe, stages: Stages) -> Callable[[_Item], Record | None]:
         return worker.process(item.job, stages) if item.verdict else None
 
     return work
+
+
+def _on_cluster(address: str, plan: Plan, recipe: Recipe, batch: Batch) -> Iterator[tuple[_Item, Outcome]]:
+    from lcodec.batch.cluster import run_cluster
+
+    if plan.to_stdout or plan.search.inputs == (STREAM,):
+        raise UsageError("stdin and stdout are not on the cluster", hint="name files, or leave --ray out")
+
+    def job_of(item: _Item) -> Job | Outcome:
+        if isinstance(item.verdict, Exception):
+            return item.verdict
+        return item.job if item.verdict else None
+
+    try:
+        yield from run_cluster(
+            address, _admitted(plan, batch), job_of, partial(_worker_of, recipe), actors=batch.jobs
+        )
+    finally:
+        plan.tidy()
+
+
+def _worker_of(recipe: Recipe, threads: int) -> Worker:
+    return replace(recipe, threads=threads, quiet=True).worker()  # type: ignore[type-var]
 
 
 def parallelism(count: int, recipe: Recipe, jobs: int | None) -> tuple[int, int]:

@@ -62,6 +62,11 @@ def target(function: F) -> F:
 def many(function: F) -> F:
     """The options of both encode and decode for many files: those of `files.Batch`."""
     for option in (
+        click.option(
+            "--ray",
+            metavar="ADDRESS|local",
+            help="Work on a Ray cluster (extra lcodec[ray]): host:port, auto for the running one, or one made here.",
+        ),
         click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Files at once [default: one a core]."),
         click.option("--keep-suffix", is_flag=True, help="a.png becomes a.png.lic, beside that of a.jpg."),
         click.option("--skip-existing", is_flag=True, help="Leave out what has its output already."),
