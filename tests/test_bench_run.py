@@ -81,7 +81,7 @@ REAL_DRAW = run_module.draw
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     """Plots take longer than everything else here."""
-    monkeypatch.setattr(run_module, "draw", lambda keeper, listener: None)
+    monkeypatch.setattr(run_module, "draw", lambda keeper, listener, pictures: None)
 
 
 def test_run_leaves_rows_curves_and_files(images):

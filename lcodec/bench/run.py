@@ -7,8 +7,6 @@ their rows have no times.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +34,10 @@ SAME_MACHINE = ("cpu", "threads", "device")
 
 @dataclass
 class Settings:
-    """What to measure. published: curves that are only drawn and compared."""
+    """What to measure. published: curves that are only drawn and compared.
+
+    pictures: of how many images the report page has pictures.
+    """
 
     folder: Path
     out: Path
@@ -47,6 +48,7 @@ class Settings:
     device: str
     jobs: int = 1
     speed: bool = True
+    pictures: int = 24
     published: Sequence[tuple[CodecEntry, Curve]] = ()
     command: str = ""
 
@@ -350,16 +352,17 @@ def finish(settings: Settings, keeper: Store, listener: Listener) -> None:
                 keeper.write_json()
     results["complete"] = True
     keeper.write_json()
-    draw(keeper, listener)
+    draw(keeper, listener, settings.pictures)
 
 
-def draw(keeper: Store, listener: Listener) -> None:
+def draw(keeper: Store, listener: Listener, pictures: int) -> None:
     """The plots and the page. What cannot be drawn costs no numbers: it is said and left out. Raises OutputError."""
+    from lcodec.bench.page import write_page
     from lcodec.bench.plot import plot
 
     try:
         plot(keeper.results, keeper.out)
     except ImportError as error:
         listener.warn(f"no plot, for there is no matplotlib ({error}); pip install 'lcodec[bench]' brings it")
-    if importlib.util.find_spec("lcodec.bench.page") is not None:
-        importlib.import_module("lcodec.bench.page").write_page(keeper.out)
+    listener.note("writing the report page")
+    write_page(keeper.out, images=pictures)

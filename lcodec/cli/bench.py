@@ -37,6 +37,14 @@ NOTE_EVERY_S = 30.0
 @click.option("--published", multiple=True, metavar="JSON[:NAMES]", help="Curves to overlay, in CompressAI's form.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, help="Other codecs at once; these get no times.")
 @click.option("--speed/--no-speed", default=True, show_default=True, help="Time codecs and measure memory at the end.")
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=24,
+    show_default=True,
+    metavar="N",
+    help="Images with pictures in report.html, the first ones.",
+)
 @click.option("--compare", is_flag=True, help="Two results.json (or their folders) instead of DIR: what changed.")
 @click.option(
     "--threshold",
@@ -69,6 +77,7 @@ def command(
     published: tuple[str, ...],
     jobs: int,
     speed: bool,
+    pictures: int,
     compare: bool,
     threshold: float,
     speed_threshold: float | None,
@@ -104,6 +113,7 @@ def command(
         published=published,
         jobs=jobs,
         speed=speed,
+        pictures=pictures,
         device=device,
         threads=threads,
         quiet=quiet,
@@ -151,6 +161,7 @@ def measure(
     published: tuple[str, ...],
     jobs: int,
     speed: bool,
+    pictures: int,
     device: str,
     threads: int | None,
     quiet: bool,
@@ -187,6 +198,7 @@ def measure(
         device=device,
         jobs=jobs,
         speed=speed,
+        pictures=pictures,
         published=overlays,
         command=" ".join(["lcodec", *map(shlex.quote, sys.argv[1:])]),
     )
