@@ -18,7 +18,8 @@ import pytest
 
 from lcodec.bench import page
 from lcodec.bench.page import write_page
-from lcodec.bench.page.pictures import TOLERANCE, browser_readable, match_targets, nearest, psnr
+from lcodec.bench.page.matching import TOLERANCE, match_targets, nearest
+from lcodec.bench.page.pictures import browser_readable, psnr
 from lcodec.bench.page.places import CROP_SIDE, choose_places
 from lcodec.errors import InputError
 from tests.report_run import FIRST, NASTY, SECOND, UNPICTURED, Run, empty_row
@@ -158,7 +159,10 @@ def test_crops_are_lossless_and_of_the_same_place(run, blocks):
             for entry in target["entries"]:
                 if entry["note"] is None:
                     decoded = run.decoded(entry["codec"], entry["quality"], FIRST)[window]
-                    assert np.array_equal(pixels_of(entry["crops"][number]["uri"]), decoded)
+                    uri = entry["crops"][number]["uri"]
+                    assert (uri is None) == entry["whole"]["exact"]  # the page cuts it out of the whole picture
+                    shown = pixels_of(uri) if uri else pixels_of(entry["whole"]["uri"])[window]
+                    assert np.array_equal(shown, decoded)
                     measured = psnr(run.images[FIRST][window], decoded)
                     assert entry["crops"][number]["psnr"] == pytest.approx(measured, rel=1e-5)
                     compared += 1
@@ -212,6 +216,8 @@ def test_page_keeps_to_the_size_that_it_may_have(run, tmp_path, share, text):
     pictures = Blocks(smaller).json["pictures-0"]
     crops = [bool(place["uri"]) for place in pictures["crops"]]
     wholes = [any(e["whole"]["uri"] for e in target["entries"]) for target in pictures["targets"]]
+    kept = [e for target in pictures["targets"] for e in target["entries"] if e["note"] is None]
+    assert all(e["crops"][0]["uri"] or (e["whole"]["exact"] and e["whole"]["uri"]) for e in kept) == crops[0]
     assert crops == sorted(crops, reverse=True) and wholes == sorted(wholes, reverse=True)
     assert not all(crops + wholes)
 
@@ -264,7 +270,7 @@ def test_page_of_a_run_takes_pictures_from_its_folder(photo, tmp_path):
         entry = next(e for e in pictures["targets"][0]["entries"] if e["codec"] == "jpeg-444")
         stream = (out / "streams" / "jpeg-444" / f"q{entry['quality']:g}" / f"{name}.jpg").read_bytes()
         assert base64.b64decode(entry["whole"]["uri"].split(",")[1]) == stream
-        assert np.array_equal(pixels_of(entry["crops"][0]["uri"]), pixels_of(entry["whole"]["uri"])[window])
+        assert entry["whole"]["exact"] and entry["crops"][0]["uri"] is None
     assert "is no longer the image" in page_blocks["pictures-1"]["note"]
     notes = [e["note"] for t in page_blocks["pictures-2"]["targets"] for e in t["entries"] if e["codec"] == "webp"]
     assert notes and all(note.startswith("no picture: cannot read") for note in notes)

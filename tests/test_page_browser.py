@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from lcodec.bench.page import write_page
@@ -142,6 +145,10 @@ def scales(page, place: str = "#curves") -> dict:
 def column(page, section: str, number: int, table: int = 0) -> list[str]:
     rows = page.locator(f"{section} table").nth(table).locator("tbody tr")
     return [text.strip() for text in rows.locator(f"> :nth-child({number})").all_inner_texts()]
+
+
+def places_of(page) -> list[dict]:
+    return page.evaluate("() => JSON.parse(document.getElementById('pictures-0').textContent).crops")
 
 
 def signed(value: float) -> str:
@@ -390,6 +397,16 @@ def test_crops_stand_at_about_the_same_rate_with_their_values(run, image_page):
     for caption in captions[1:3]:
         rate = re.search(r"([\d.]+) bpp", caption)
         assert float(rate[1]) / row["bpp"] == pytest.approx(1, abs=0.5)
+    boxes = [one.bounding_box() for one in image_page.locator(".place:first-child figure > :first-child").all()]
+    assert {(box["width"], box["height"]) for box in boxes} == {(256, 256)}
+    # JPEG is cut out of the whole file: there the same pixels must be seen as in a lossless crop of it.
+    frame = image_page.locator(".place").first.locator(".cut").first
+    place = next(p for p in places_of(image_page) if p["kind"] == "structure")
+    seen = np.asarray(PIL.Image.open(io.BytesIO(frame.screenshot())).convert("RGB"))[9:249:2, 9:249:2].astype(int)
+    quality = float(re.search(r"q ([\d.]+)", captions[1])[1])
+    x, y = place["x"] + 4, place["y"] + 4
+    expected = run.decoded("jpeg", quality, FIRST)[y : y + 120, x : x + 120].astype(int)
+    assert abs(seen - expected).mean() < 1
     image_page.click("label:has-text('3×')")
     assert image_page.locator(".crops img").first.bounding_box()["width"] == 3 * 128
     assert image_page.locator(".mark:visible").count() == 0

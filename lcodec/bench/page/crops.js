@@ -14,7 +14,7 @@ function cropsOf(image, pictures, target, zoom, oncompare) {
         "div",
         { class: "crops", "data-zoom": zoom },
         originalFigure(place, zoom),
-        target.entries.map((entry) => cropFigure(image, target, entry, place, index, zoom, oncompare)),
+        target.entries.map((entry) => cropFigure({ image, pictures, target, entry, place, index, zoom, oncompare })),
       ),
     ),
   );
@@ -29,6 +29,17 @@ function cropImage(uri, { width, height }, zoom, alt) {
   return h("img", { src: uri, alt, class: "pixels", width: width * zoom, height: height * zoom });
 }
 
+// A window on the whole picture, as wide as what it stands in.
+function cutImage(uri, { width, height }, place, alt) {
+  const img = h("img", { src: uri, alt, class: "pixels", width, height });
+  img.style.width = `${(100 * width) / place.width}%`;
+  img.style.left = `${(-100 * place.x) / place.width}%`;
+  img.style.top = `${(-100 * place.y) / place.height}%`;
+  const frame = h("div", { class: "cut" }, img);
+  frame.style.aspectRatio = `${place.width} / ${place.height}`;
+  return frame;
+}
+
 function originalFigure(place, zoom) {
   return cropFrame(place, zoom, cropImage(place.uri, place, zoom, "Original"), [h("strong", {}, "Original")]);
 }
@@ -40,16 +51,18 @@ function cropFrame({ width }, zoom, picture, caption) {
   return figure;
 }
 
-function cropFigure(image, target, entry, place, index, zoom, oncompare) {
+function cropFigure({ image, pictures, target, entry, place, index, zoom, oncompare }) {
   const crop = entry.crops[index];
+  const cut = entry.whole.exact && entry.whole.uri !== null; // the crop lies in the whole picture, pixel for pixel
   const name = h("strong", {}, swatch(entry.codec), labelOf(entry.codec));
-  if (!crop || crop.uri === null) {
+  if (!crop || (crop.uri === null && !cut)) {
     const box = h("div", { class: "no-picture" }, entry.note ?? "left out to keep the page small");
     box.style.aspectRatio = `${place.width} / ${place.height}`;
     const nearest = `nearest: q ${significant(entry.quality)}, ${fixed(entry.bpp, 3)} bpp`;
     return cropFrame(place, zoom, box, [name, h("span", {}, nearest)]);
   }
-  const picture = cropImage(crop.uri, place, zoom, `${labelOf(entry.codec)}, ${fixed(entry.bpp, 3)} bpp`);
+  const alt = `${labelOf(entry.codec)}, ${fixed(entry.bpp, 3)} bpp`;
+  const picture = cut ? cutImage(entry.whole.uri, pictures, place, alt) : cropImage(crop.uri, place, zoom, alt);
   return cropFrame(place, zoom, picture, [
     name,
     h("span", {}, `q ${significant(entry.quality)}, ${rateText(entry.bpp, target.bpp)}`),

@@ -43,9 +43,10 @@ function pageHeading({ name, width, height }, index) {
 // Slider and crops, both at the rate that is chosen above them.
 function picturesSection(image, pictures) {
   const { targets } = pictures;
+  const wholes = targets.filter(({ entries }) => entries.some(({ whole }) => whole.uri !== null)).length;
   const own = results.codecs.find(({ kind }) => kind === "lcodec")?.name ?? null;
   const view = {
-    target: Math.min(1, targets.length - 1),
+    target: Math.max(0, Math.min(1, wholes - 1)),
     zoom: 2,
     left: "",
     right: own,
@@ -94,7 +95,7 @@ function picturesSection(image, pictures) {
     scaled ? h("p", { class: "note" }, `Scaled down to ${pictures.width} × ${pictures.height} for the slider; crops are not.`) : null,
     slider,
     h("h2", {}, "Crops"),
-    h("p", {}, "The same places in all codecs, without loss, as many screen pixels for each pixel as chosen here."),
+    h("p", {}, "The same places in all codecs, with as many screen pixels for each pixel as chosen here."),
     choice("Zoom", zooms, String(view.zoom), (zoom) => {
       view.zoom = Number(zoom);
       showTarget();

@@ -45,8 +45,8 @@ function footer() {
     h(
       "p",
       {},
-      "Curves by Chart.js (MIT licence, in the source of this page). Crops are lossless. Whole pictures are the files of the " +
-        "codecs themselves where browsers read them, else AVIF 4:4:4 of high quality.",
+      "Curves by Chart.js (MIT licence, in the source of this page). Pictures under the slider are the files of the codecs " +
+        "themselves where browsers read them, else AVIF 4:4:4 of high quality. Crops are cut out of those files or lossless.",
     ),
   ];
 }

@@ -1,12 +1,8 @@
 """Pictures inside the report: whole images for the slider, lossless crops to look at closely.
 
-Codecs are compared at about the same rate: for each target the measured file of nearest bpp is taken. Where one of our
-own models has a file near the target, the rate of that file becomes the target of this image, because models are
-measured at few qualities and other codecs at many.
-
-A crop is lossless WebP. A whole picture is the codec's own file where browsers read that (JPEG, WebP, AVIF), else AVIF
-4:4:4 of high quality; images longer than WHOLE_SIDE are scaled down first. What does not fit the budget of an image is
-left out, in the order of PIECES.
+A crop is lossless WebP. A whole picture is the codec's own file where browsers read that (JPEG, WebP, AVIF), and the
+page cuts its crops out of it; else it is AVIF 4:4:4 of high quality. Images longer than WHOLE_SIDE are scaled down
+first. What does not fit the budget of an image is left out, as LAYOUTS says.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,38 +18,29 @@ import PIL.features
 import PIL.Image
 
 from lcodec.bench.page.blocks import encode_block
+from lcodec.bench.page.matching import Match, match_targets
 from lcodec.bench.page.places import Place, choose_places
 from lcodec.bench.page.source import Source
 from lcodec.bench.schema import CodecEntry, ImageEntry, Row
 from lcodec.errors import InputError, LcodecError
 
-TARGETS_BPP = (0.25, 0.5, 1.0)
-TOLERANCE = 1.5  # a file is "about" the target within this factor
 WHOLE_SIDE = 768
-WHOLE_QUALITY = 88  # of AVIF 4:4:4, and of WebP where Pillow has no AVIF
+WHOLE_QUALITY = 80  # of AVIF 4:4:4, and of WebP where Pillow has no AVIF
 THUMBNAIL = (320, 240)
 
-# What a page keeps of an image when it cannot keep all: crops of a place, whole pictures at a target.
-PIECES = (("crops", 0), ("whole", 0), ("whole", 1), ("crops", 1), ("whole", 2))
+# What a page keeps of an image, the first that fits: targets with whole pictures, and places with crops at all targets.
+LAYOUTS = ((3, 2), (2, 2), (2, 1), (1, 1), (0, 1))
 
-# A hole for a data URI, and what belongs there if the budget allows.
+# A place for a data URI, and what may be put there.
 Hole = tuple[dict[str, Any], str]
 
 
-class Match(NamedTuple):
-    """The file of a codec that is nearest to a target; near: within TOLERANCE."""
+class Pictures(NamedTuple):
+    """What is shown of one file: data URIs. exact: `whole` is the file itself, so that crops can be cut out of it."""
 
-    codec: str
-    row: Row
-    near: bool
-
-
-class Target(NamedTuple):
-    """nominal: the rate that the target stands for on the page; bpp: what files are matched to."""
-
-    nominal: float
-    bpp: float
-    matches: list[Match]
+    whole: str
+    exact: bool
+    crops: list[str]
 
 
 def embed(
@@ -73,97 +60,72 @@ def embed(
         raise InputError(f"{image['name']} is no longer {image['width']} x {image['height']}")
     places = choose_places(original)
     shown = _shown_size(original)
-    holes: dict[tuple[str, int], list[Hole]] = {piece: [] for piece in PIECES}
-    whole: dict[str, Any] = {"uri": None}
-    holes["whole", 0].append((whole, high_quality(original, shown)))
-    crops: list[dict[str, Any]] = [{**place._asdict(), "uri": None} for place in places]
-    for number, place in enumerate(places):
-        holes["crops", number].append((crops[number], lossless(place.cut(original))))
-    targets = []
-    for number, target in enumerate(match_targets(rows, codecs)):
-        entries = []
-        for match in target.matches:
-            entry, found = _entry(source, match, original, places, shown)
-            entries.append(entry)
-            for (part, place_number), hole in found:
-                holes[part, number if part == "whole" else place_number].append(hole)
-        targets.append({"nominal": target.nominal, "bpp": target.bpp, "entries": entries})
-    block = {"width": shown[0], "height": shown[1], "whole": whole, "crops": crops, "targets": targets}
-    _fill(holes, budget - len(encode_block(block)))
+    block: dict[str, Any] = {"width": shown[0], "height": shown[1], "whole": {"uri": None}}
+    block["crops"] = [{**place._asdict(), "uri": None} for place in places]
+    own = Pictures(high_quality(original, shown), False, [lossless(place.cut(original)) for place in places])
+    found: list[list[tuple[dict[str, Any], Pictures]]] = []
+    block["targets"] = []
+    for target in match_targets(rows, codecs):
+        pairs = [_entry(source, match, original, places, shown) for match in target.matches]
+        found.append([(entry, pictures) for entry, pictures in pairs if pictures is not None])
+        entries = [entry for entry, _ in pairs]
+        block["targets"].append({"nominal": target.nominal, "bpp": target.bpp, "entries": entries})
+    budget -= len(encode_block(block))
+    for layout in LAYOUTS:
+        holes = list(_holes((block, own), found, *layout))
+        if sum(len(uri) for _, uri in holes) <= budget:
+            for hole, uri in holes:
+                hole["uri"] = uri
+            break
     return block
 
 
 def _entry(
     source: Source, match: Match, original: np.ndarray, places: Sequence[Place], shown: tuple[int, int]
-) -> tuple[dict[str, Any], list[tuple[tuple[str, int], Hole]]]:
+) -> tuple[dict[str, Any], Pictures | None]:
+    """A file as the page describes it, with holes for its pictures, and these, or None beside a note that says why."""
     row = match.row
     entry: dict[str, Any] = {"codec": match.codec, "quality": row["quality"], "bpp": row["bpp"], "note": None}
-    entry |= {"whole": {"uri": None}, "crops": []}
+    entry |= {"whole": {"uri": None, "exact": False}, "crops": []}
     if not match.near:
         entry["note"] = "no file near this rate"
-        return entry, []
+        return entry, None
     try:
         decoded = source.decoded(match.codec, row["quality"], row["image"])
         stream = source.stream(match.codec, row["quality"], row["image"])
     except Exception as error:  # a codec may fail in any way
         entry["note"] = f"no picture: {reason(error)}"
-        return entry, []
+        return entry, None
     if decoded.shape != original.shape:
         entry["note"] = f"no picture: decoded to {decoded.shape[1]} x {decoded.shape[0]}"
-        return entry, []
-    own = browser_readable(stream) if stream is not None and shown == _size(original) else None
-    found = [(("whole", 0), (entry["whole"], own or high_quality(decoded, shown)))]
-    for number, place in enumerate(places):
-        crop = {"uri": None, "psnr": psnr(place.cut(original), place.cut(decoded))}
-        entry["crops"].append(crop)
-        found.append((("crops", number), (crop, lossless(place.cut(decoded)))))
-    return entry, found
+        return entry, None
+    file = browser_readable(stream) if stream is not None and shown == _size(original) else None
+    entry["whole"]["exact"] = file is not None
+    entry["crops"] = [{"uri": None, "psnr": psnr(place.cut(original), place.cut(decoded))} for place in places]
+    crops = [lossless(place.cut(decoded)) for place in places]
+    return entry, Pictures(file or high_quality(decoded, shown), file is not None, crops)
+
+
+def _holes(
+    original: tuple[dict[str, Any], Pictures],
+    targets: Sequence[Sequence[tuple[dict[str, Any], Pictures]]],
+    wholes: int,
+    places: int,
+) -> Iterator[Hole]:
+    """What a layout fills in. A crop that the page can cut out of a whole picture stays empty."""
+    shown = [(*original, wholes > 0)]
+    shown += [(entry, pictures, number < wholes) for number, pairs in enumerate(targets) for entry, pictures in pairs]
+    for entry, pictures, whole in shown:
+        if whole:
+            yield entry["whole"], pictures.whole
+        if not (whole and pictures.exact):
+            yield from zip(entry["crops"][:places], pictures.crops, strict=False)
 
 
 def reason(error: Exception) -> str:
     """What an error says, in a line; its kind, too, where it is none of ours."""
     text = str(error) if isinstance(error, LcodecError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
-
-
-def _fill(holes: dict[tuple[str, int], list[Hole]], budget: int) -> None:
-    """Put in the pieces in their order, each whole or not at all, up to the first that is too much."""
-    for piece in PIECES:
-        budget -= sum(len(uri) for _, uri in holes[piece])
-        if budget < 0:
-            return
-        for hole, uri in holes[piece]:
-            hole["uri"] = uri
-
-
-def match_targets(rows: Sequence[Row], codecs: Sequence[CodecEntry]) -> list[Target]:
-    """The files to be shown beside each other, for each of TARGETS_BPP that two codecs at least come near to.
-
-    rows: those of one image. Codecs keep their order; one without any file of this image does not appear.
-    """
-    targets: list[Target] = []
-    for nominal in TARGETS_BPP:
-        bpp = nominal
-        for codec in codecs:
-            own = nearest(rows, codec["name"], nominal) if codec["kind"] == "lcodec" else None
-            if own is not None and own.near and own.row["bpp"]:
-                bpp = own.row["bpp"]
-                break
-        found = (nearest(rows, codec["name"], bpp) for codec in codecs)
-        matches = [match for match in found if match is not None]
-        repeats = any(target.bpp == bpp for target in targets)
-        if sum(match.near for match in matches) >= 2 and not repeats:
-            targets.append(Target(nominal, bpp, matches))
-    return targets
-
-
-def nearest(rows: Sequence[Row], codec: str, bpp: float) -> Match | None:
-    """The row of the codec whose rate has the smallest ratio to `bpp`; None if there is no row with a rate."""
-    own = [(abs(math.log(row["bpp"] / bpp)), row) for row in rows if row["codec"] == codec and row["bpp"]]
-    if not own:
-        return None
-    distance, row = min(own, key=lambda pair: pair[0])
-    return Match(codec, row, distance <= math.log(TOLERANCE))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float | None:
