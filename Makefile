@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross test-ray lint demo bench bench-entropy bench-wavefront fuzz vectors wheel sdist clean
+.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-entropy bench-wavefront fuzz vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ demo: $(BUILT) ## encode, inspect and decode a photograph (IMAGE=photo.jpg for y
 bench: $(BUILT) ## shipped models beside other codecs, into README and models/ (FOLDER=kodak; goes on if broken off)
 	$(LCODEC) bench $(FOLDER) -o bench-out
 	$(PY) -m lcodec.bench.readme bench-out README.md --plot models/rd.svg --csv models/results.csv
+
+bench-batch: $(BUILT) ## thousands of small images, the whole command against the codec alone (minutes)
+	$(PY) -m lcodec.bench.batch
 
 bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one core
 	$(PY) -m lcodec.bench.entropy

@@ -16,8 +16,10 @@ import threading
 import time
 from pathlib import Path
 
+import click
 import PIL.Image
 import pytest
+from click.testing import CliRunner
 
 from lcodec.batch import lanes as lanes_module
 from lcodec.batch.lanes import Stages, bytes_needed, run_lanes
@@ -600,3 +602,28 @@ def test_cluster_without_ray_is_told(fake, monkeypatch):
     assert "pip install 'lcodec[ray]'" in result.stderr
 
 
+
+
+# ---- the benchmark
+
+
+def test_benchmark_codes_every_image_both_ways_and_compares_with_the_codec_alone(model_file, monkeypatch):
+    from lcodec.bench import batch
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = ["--count", "101", "--side", "64", "--model", str(model_file), "-q", "3", "--jobs", "2", "--processes"]
+    result = CliRunner().invoke(batch.main, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    first, *lines = result.output.splitlines()
+    assert first.startswith("101 images of 64x64, ")
+    assert [line.split("  ")[0] for line in lines] == ["encode", "decode", "encode, 2 processes"]
+    for line in lines:
+        wall, each = re.findall(r"([\d.]+) s +([\d.]+) ms an image", line)[0]
+        assert float(each) == pytest.approx(1000 * float(wall) / 101, abs=1)
+
+
+def test_benchmark_fails_where_a_command_does():
+    from lcodec.bench import batch
+
+    with pytest.raises(click.ClickException, match="failed"):
+        batch.timed(lambda: [subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])])

@@ -133,6 +133,12 @@ class Plan:
         return self.naming.output == STREAM or self.naming.output is None and self.search.inputs == (STREAM,)
 
     @property
+    def in_stores(self) -> bool:
+        """Whether files come from or go to stores, which let one wait."""
+        output = self.naming.output if self.naming else None
+        return any(map(is_url, (*self.search.inputs, output or "")))
+
+    @property
     def sole_target(self) -> Place | None:
         """The output where -o names one file."""
         output = self.naming.output if self.naming else None

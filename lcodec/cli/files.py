@@ -20,6 +20,8 @@ from lcodec.errors import UsageError
 
 __all__ = ["Batch", "Recipe", "describe_size", "make_plan", "one_by_one", "report", "run"]
 
+# Files being read or written beside those in the networks. On disk one is enough, and each takes turns on the cores.
+AHEAD_FOR_STORES = 8
 ON_GPU_AT_ONCE = 3  # images: their transforms take turns there, while others are entropy coded on the CPU
 Outcome = Record | Exception | None  # None: left out, for its output is there
 
@@ -81,7 +83,8 @@ def run(plan: Plan, recipe: Recipe, batch: Batch, *, label: str, show: Callable[
         at_once, threads = parallelism(plan.count, recipe, batch.jobs)
         stages = Stages(at_once, memory_budget())
         work = _work(replace(recipe, threads=threads), stages)  # type: ignore[type-var]
-        outcomes = run_lanes(_admitted(plan, batch), work, stages, at_once + max(2, at_once // 2))
+        ahead = AHEAD_FOR_STORES if plan.in_stores else max(1, at_once // 4)
+        outcomes = run_lanes(_admitted(plan, batch), work, stages, at_once + ahead)
     told = ((item.job, outcome) for item, outcome in outcomes)
     report(told, plan.count, label=label, show=show, quiet=batch.quiet, as_json=batch.as_json)
 
