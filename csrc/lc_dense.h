@@ -15,6 +15,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Added to the targets of AVX-512, where loops that the compiler vectorises should use all of a register. Clang does not
+ * know the word, and would leave out the whole attribute. */
+#ifdef __clang__
+#define LC_DENSE_WHOLE_REGISTERS ""
+#else
+#define LC_DENSE_WHOLE_REGISTERS ",prefer-vector-width=512"
+#endif
+
 #define LC_DENSE_PANEL 32
 #define LC_DENSE_BLOCK 32 /* inputs of a block; planes have their channels padded to a multiple of it */
 #define LC_DENSE_ROWS 64  /* positions of a run at most */

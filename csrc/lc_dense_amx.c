@@ -7,7 +7,7 @@
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 11))
 
 #define LC_DENSE_TARGET                                                                                             \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16,prefer-vector-width=512")))
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16" LC_DENSE_WHOLE_REGISTERS)))
 #define LC_DENSE_ZMM
 #include "lc_dense_loops.h"
 #include "lc_dense_zmm.h"
