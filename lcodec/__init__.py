@@ -35,6 +35,7 @@ def encode(
     target_size: int | str | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
+    effort: int = 0,
     orient: bool = True,
     device: str = "auto",
     threads: int | None = None,
@@ -76,7 +77,7 @@ def encode(
     target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
     if quality is None and target is None:
         quality = min(max(DEFAULT_QUALITY, codec.qualities[0]), codec.qualities[-1])
-    return codec.encode(picture, quality, target=target).data
+    return codec.encode(picture, quality, target=target, effort=effort).data
 
 
 def decode(

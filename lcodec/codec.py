@@ -14,6 +14,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from lcodec.decoder import (
     DEFAULT_MAX_PIXELS,
     LatentsDigest,
     Slice,
+    decode_latents,
     integer_model,
     known_quality,
     numbered_slices,
@@ -44,10 +47,14 @@ from lcodec.image import (
 )
 from lcodec.nets.config import NetConfig
 from lcodec.region import Region
+from lcodec.search.plans import plan_of
 from lcodec.search.target import Target, search
 from lcodec.transforms import choose_device, open_transforms
 from lcodec.transforms.bands import Bands
 from lcodec.transforms.tiling import HYPER_HALO_LATENTS, Box, analyse_bands, hyper_analyse_block, tiled_synthesis
+
+if TYPE_CHECKING:
+    from lcodec.search.proxy import Proxy
 
 BAND_ROWS = 256  # an array of pixels is taken in bands of that many rows
 KEPT_LATENTS = 1 << 26  # so many are kept for `EncodeResult.reconstruction`, a quarter of a gigabyte; else decoded anew
@@ -140,24 +147,30 @@ class Codec:
         quality: float | None = None,
         *,
         target: Target | None = None,
+        effort: int = 0,
         slice_log2: int = 6,
     ) -> EncodeResult:
         """A picture with all its metadata, or pixels alone -> .lic file.
 
         Pixels are uint8 or uint16, (H, W, 3) RGB or (H, W) gray. Either quality or target: then the quality is searched
-        for that meets it, see `lcodec.search.target`. Raises InputError for pixels of another shape or type, UsageError
-        for a quality that the model does not have, or a target that none of its qualities meets.
+        for that meets it, see `lcodec.search.target`. effort: 0 to 9, how long latents are searched for this picture,
+        see `lcodec.search.refine`; with a target at several qualities. Target and effort hold all latents in memory.
+
+        Raises InputError for pixels of another shape or type, UsageError for a quality that the model does not have, a
+        target that none of its qualities meets, an effort out of range, or one for a model not trained for MSE.
         """
         if not isinstance(picture, Picture):
             picture = Picture(picture)
         if quality is not None and target is not None:
             raise UsageError("a quality and a target do not go together")
-        if target is not None:
-            return self._encode_to_target(picture, target, slice_log2)
-        if quality is None:
+        goal = quality if target is None else target
+        if goal is None:
             raise UsageError("need a quality or a target")
+        plan_of(effort)
+        if isinstance(goal, Target) or effort:
+            return self._encode_searched(picture, goal, effort, slice_log2)
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
-        return self.encode_bands(in_bands(picture), quality, alpha=alpha, slice_log2=slice_log2)
+        return self.encode_bands(in_bands(picture), goal, alpha=alpha, slice_log2=slice_log2)
 
     def encode_bands(
         self, picture: BandedPicture, quality: float, *, alpha: bytes | None = None, slice_log2: int = 6
@@ -168,15 +181,14 @@ class Codec:
         Raises UsageError for a quality that the model does not have, InputError if the bands do not make the picture.
         """
         start = time.perf_counter()
-        low, high = self.qualities[0], self.qualities[-1]
-        if not low <= quality <= high:
-            raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
-        box = self._container(picture, quality_to_code(quality), alpha, slice_log2)
+        box = self._container(picture, self._quality_code(quality), alpha, slice_log2)
         taken = self._encode_latents(box, self._analyse(box.header, picture.bands))
         return self._result(taken, 1, start, taken.entropy_s)
 
-    def _encode_to_target(self, picture: Picture, target: Target, slice_log2: int) -> EncodeResult:
-        """The image is analysed once; what is searched only quantizes and codes the latents again."""
+    def _encode_searched(
+        self, picture: Picture, goal: float | Target, effort: int, slice_log2: int
+    ) -> EncodeResult:
+        """The image is analysed once; what is searched only quantizes and codes its latents again."""
         start = time.perf_counter()
         banded = in_bands(picture)
         low, high = quality_to_code(self.qualities[0]), quality_to_code(self.qualities[-1])
@@ -185,19 +197,93 @@ class Codec:
         header = box.header
         latents = self._analyse(header, banded.bands).block(0, header.latent_height, 0, header.latent_width)
         analysed = time.perf_counter()
+        shown = visible(picture)
 
-        def attempt(code: int) -> _Attempt:
+        def attempt(code: int, effort: int = effort) -> _Attempt:
             here = replace(box, header=replace(header, quality_code=code))
-            return self._encode_latents(here, Bands(iter([latents])))
+            plain = self._encode_latents(here, Bands(iter([latents])))
+            return self._refine(here, plain, shown, latents, effort) if effort else plain
 
-        shown = visible(picture).reshape(picture.pixels.shape)
-        measure = {
-            "size": lambda trial: len(trial.data),
-            "bpp": lambda trial: 8 * len(trial.data) / (picture.width * picture.height),
-            "psnr": lambda trial: psnr(shown, self._reconstruct(trial)),
-        }[target.kind]
-        found = search(attempt, measure, target, low, high)
-        return self._result(found.trial, found.evaluations, start, time.perf_counter() - analysed)
+        if not isinstance(goal, Target):
+            taken, evaluations = attempt(self._quality_code(goal)), 1
+        else:
+            measure = {
+                "size": lambda trial: len(trial.data),
+                "bpp": lambda trial: 8 * len(trial.data) / (picture.width * picture.height),
+                "psnr": lambda trial: self._psnr(shown, trial),
+            }[goal.kind]
+            # Effort changes little beside the range of qualities: its slow search begins where the fast one ends.
+            near = search(partial(attempt, effort=0), measure, goal, low, high).code if effort else None
+            found = search(attempt, measure, goal, low, high, near)
+            taken, evaluations = found.trial, found.evaluations
+        return self._result(taken, evaluations, start, time.perf_counter() - analysed)
+
+    def _refine(
+        self, box: Container, plain: _Attempt, shown: np.ndarray, latents: np.ndarray, effort: int
+    ) -> _Attempt:
+        """Search latents for this picture, and code them, if file and picture are the better for it; else `plain`.
+
+        shown: see `visible`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
+        """
+        from lcodec.search.refine import Refinement, known_lmbda, own_lmbda
+
+        header = box.header
+        rows, columns = header.latent_height, header.latent_width
+        quality = known_quality(header, self.file)
+        gain = self.transforms.gain(quality)
+        y_hat = plain.y_hat
+        if y_hat is None:
+            y_hat = decode_latents(container.unpack(plain.data), self.file, self.entropy, self.threads)
+
+        def analysed(block: Slice) -> tuple[np.ndarray, np.ndarray | None]:
+            _, y0, x0, h, w = block
+            y = latents[y0 : y0 + h, x0 : x0 + w] * gain
+            if not self.config.arch.has_hyperprior:
+                return y, None
+            place, bands = Box(y0, y0 + h, x0, x0 + w), Bands(iter([latents]))
+            return y, hyper_analyse_block(self.transforms, bands, gain, place, rows, columns)
+
+        blocks = list(numbered_slices(header))
+        at = self._proxy.at(quality)
+        lmbda = known_lmbda(self.file, quality)
+        if lmbda is None:
+            middle = blocks[len(blocks) // 2]
+            lmbda = own_lmbda(at, shown, middle, *analysed(middle))
+        refinement = Refinement(at, shown, y_hat, lmbda, effort)
+        slices, better, digest = [], np.empty_like(y_hat), LatentsDigest()
+        for block in blocks:
+            _, y0, x0, h, w = block
+            y_fix, z_fix = refinement.of_slice(block, *analysed(block))
+            data, better[y0 : y0 + h, x0 : x0 + w] = self.entropy.encode_slice(y_fix, z_fix, at.tables, self.threads)
+            slices.append(data)
+        digest.update(better)
+        data = container.pack(replace(box, slices=slices))
+        refined = _Attempt(header, data, digest.hexdigest(), better, plain.entropy_s)
+        weight = lmbda * 255**2 * header.width * header.height
+
+        def cost(trial: _Attempt) -> float:
+            """The search estimates; what counts are files and pictures."""
+            return 8 * len(trial.data) + weight * 10 ** (-self._psnr(shown, trial) / 10)
+
+        return min(plain, refined, key=cost)
+
+    @cached_property
+    def _proxy(self) -> Proxy:
+        from lcodec.search.proxy import Proxy
+
+        return Proxy(self.file, self.entropy, self.device, self.threads)
+
+    def _psnr(self, shown: np.ndarray, trial: _Attempt) -> float:
+        """Of what a decoder will give, in dB. shown: see `visible`."""
+        pixels = self._reconstruct(trial)
+        return psnr(shown.reshape(pixels.shape), pixels)
+
+    def _quality_code(self, quality: float) -> int:
+        """Raises UsageError for a quality that the model does not have."""
+        low, high = self.qualities[0], self.qualities[-1]
+        if not low <= quality <= high:
+            raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
+        return quality_to_code(quality)
 
     def _container(
         self, picture: BandedPicture, quality_code: int, alpha: bytes | None, slice_log2: int

@@ -16,11 +16,11 @@ import torch
 
 from lcodec import checkpoint
 from lcodec.errors import InputError, LcodecError, ModelError, OutputError, UsageError
+from lcodec.nets.config import table_lambda
 from lcodec.train import loop
 from lcodec.train.data import Photographs
 from lcodec.train.initialize import linear_start
 from lcodec.train.loop import Options, Trainer
-from lcodec.train.loss import mse_lambda
 
 PHOTO = Path(__file__).parent / "images" / "colosseum.webp"
 SMALL = {"architecture": "mbt2018-mean", "N": 8, "M": 8, "batch": 2, "crop": 64, "qualities": (1.0, 4.0, 8.0)}
@@ -145,7 +145,7 @@ def test_linear_start_is_already_a_codec(data):
         mse = (network.g_s(network.g_a(x)) - x).square().mean()
     assert -10 * torch.log10(mse) > 25
     gain = network.gain(torch.tensor([1.0, 8.0])).detach()
-    assert torch.allclose(gain[1] / gain[0], torch.tensor((mse_lambda(8) / mse_lambda(1)) ** 0.5))
+    assert torch.allclose(gain[1] / gain[0], torch.tensor((table_lambda(8) / table_lambda(1)) ** 0.5))
 
 
 def test_init_takes_fitting_layers_of_another_network(data, tmp_path):

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from lcodec import checkpoint, cli, weights
 from lcodec.errors import UsageError
 from lcodec.nets import ARCHITECTURES, NetConfig, Network
-from lcodec.nets.config import MSE_LAMBDAS
+from lcodec.nets.config import LAMBDAS, table_lambda
 from lcodec.train.average import EVERY, Average
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer
-from lcodec.train.loss import LAMBDAS, ms_ssim, table_lambda
+from lcodec.train.loss import ms_ssim
 from lcodec.train.optimizers import as_matrix, matrices
 from lcodec.train.schedule import Plateau, learning_rate
 
@@ -57,7 +57,7 @@ def run(*arguments: object):
 
 
 def test_lambda_of_a_quality_is_that_of_the_metrics_table():
-    assert [table_lambda(q) for q in range(1, 9)] == pytest.approx(MSE_LAMBDAS)
+    assert [table_lambda(q) for q in range(1, 9)] == pytest.approx(LAMBDAS["mse"])
     assert [table_lambda(q, "ms-ssim") for q in range(1, 9)] == pytest.approx(LAMBDAS["ms-ssim"])
     assert table_lambda(2.5) == pytest.approx(math.sqrt(0.0035 * 0.0067))
     assert Options(steps=1, qualities=(4.0,)).lambda_of(4.0) == pytest.approx(0.013)

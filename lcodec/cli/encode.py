@@ -43,6 +43,14 @@ SUFFIX = ".lic"
     help=f"Larger is better and bigger, fractions too [default: {DEFAULT_QUALITY:g}].",
 )
 @options.target
+@click.option(
+    "--effort",
+    type=click.IntRange(0, 9),
+    default=0,
+    show_default=True,
+    metavar="0..9",
+    help="Search latents for each image: smaller and better, slower.",
+)
 @metadata.encode_options
 @click.option("--verify", is_flag=True, help="Decode again and compare before the file appears.")
 @click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
@@ -100,6 +108,7 @@ class Encoding:
     model: str | None = None
     quality: float | None = None
     target: Target | None = None
+    effort: int = 0
     wanted: metadata.Wanted = metadata.Wanted()
     verify: bool = False
     limit_pixels: int | None = None
@@ -134,10 +143,11 @@ class Encoder:
             loaded = time.perf_counter()
             with stages.networks():
                 begun = time.perf_counter()
-                result = codec.encode(image, quality, target=how.target)
+                result = codec.encode(image, quality, target=how.target, effort=how.effort)
                 psnr_db = check(codec, result, image) if how.verify else None
         write(job, result.data, how.force)
         record = describe(job, image, codec, result.quality if quality is None else quality, result, psnr_db)
+        record["effort"] = how.effort
         elapsed = time.perf_counter() - start - (begun - read)
         return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
 

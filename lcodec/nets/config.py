@@ -6,16 +6,29 @@ Widths N and M and the qualities complete it to a network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lcodec.errors import ModelError
 
-# lambda of the rate-distortion loss  lmbda * 255^2 * MSE + bpp  at quality 1 to 8 (CompressAI's table).
-MSE_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
+# lambda of the loss at quality 1 to 8 (CompressAI's tables): lmbda * 255^2 * MSE + bpp, lmbda * (1 - MS-SSIM) + bpp.
+LAMBDAS = {
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
+    "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
+}
 
 DOWNSAMPLING_Y = 16  # image pixels per latent, each way
+
+
+def table_lambda(quality: float, metric: str = "mse") -> float:
+    """CompressAI's lambda at quality 1 to 8, geometrically between them."""
+    table = LAMBDAS[metric]
+    position = min(max(quality - 1.0, 0.0), 7.0)
+    i = min(int(position), 6)
+    t = position - i
+    return math.exp((1 - t) * math.log(table[i]) + t * math.log(table[i + 1]))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lcodec.nets import Network
+from lcodec.nets.config import table_lambda
 from lcodec.nets.layers import (
     GDN,
     GDN_PEDESTAL,
@@ -25,8 +26,6 @@ from lcodec.nets.layers import (
     ResidualBlockUpsample,
     ResidualBlockWithStride,
 )
-
-from .loss import mse_lambda
 
 GAMMA = 1e-3  # with activations of up to 7 this bends the transform by some per cent only
 GAMMA_RESIDUAL = 1e-4  # where synthesis goes around the inverse GDN, so that nothing undoes the bend
@@ -157,7 +156,7 @@ def _gain_start(network: Network) -> None:
     with torch.no_grad():
         for row, quality in enumerate(network.config.qualities):
             # d(lmbda * 255^2 * step^2 / 12 / 3) / d ln(step) = 1 / ln 2 bits, per coefficient
-            step = math.sqrt(18 / math.log(2) / mse_lambda(quality)) / 255
+            step = math.sqrt(18 / math.log(2) / table_lambda(quality)) / 255
             network.log_gain[row] = -math.log(step)
             network.log_inverse_gain[row] = math.log(step)
             # the prior starts as if made for the middle quality

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,29 +9,14 @@ from torch import Tensor, nn
 
 from lcodec.errors import UsageError
 from lcodec.nets import Network, Output
-from lcodec.nets.config import MSE_LAMBDAS
+from lcodec.nets.config import LAMBDAS
 
 if TYPE_CHECKING:
     from .options import Options
 
-METRICS = ("mse", "ms-ssim")
-# CompressAI's tables at quality 1 to 8: of  lmbda * 255^2 * MSE + bpp  and of  lmbda * (1 - MS-SSIM) + bpp.
-LAMBDAS = {"mse": MSE_LAMBDAS, "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00)}
+METRICS = tuple(LAMBDAS)
 MIDDLE = {"mse": 0.013, "ms-ssim": 16.64}  # quality 4, the one that weights between qualities leave alone
 MIN_MS_SSIM_PX = 161  # five scales under a window of 11
-
-
-def table_lambda(quality: float, metric: str = "mse") -> float:
-    """CompressAI's lambda at quality 1 to 8, geometrically between them."""
-    table = LAMBDAS[metric]
-    position = min(max(quality - 1.0, 0.0), 7.0)
-    i = min(int(position), 6)
-    t = position - i
-    return math.exp((1 - t) * math.log(table[i]) + t * math.log(table[i + 1]))
-
-
-def mse_lambda(quality: float) -> float:
-    return table_lambda(quality)
 
 
 def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from lcodec.errors import UsageError
 from lcodec.nets import NetConfig
+from lcodec.nets.config import table_lambda
 
-from .loss import METRICS, MIN_MS_SSIM_PX, table_lambda
+from .loss import METRICS, MIN_MS_SSIM_PX
 
 SCHEDULES = ("cosine", "plateau", "constant")
 OPTIMIZERS = ("adamw", "muon", "soap")

@@ -1,0 +1,308 @@
+"""Effort: latents searched for one image."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+import lcodec
+from lcodec import container, decoder, weights
+from lcodec.cli import cli
+from lcodec.codec import Codec, psnr
+from lcodec.errors import UsageError
+from lcodec.finalize.assemble import finalize_network
+from lcodec.image import Picture
+from lcodec.nets import ARCHITECTURES
+from lcodec.nets.config import table_lambda
+from lcodec.search import refine as refine_module
+from lcodec.search.plans import CONTEXT_PLANS, PLANS, Plan
+from lcodec.search.proxy import Distortion, Proxy, counted_pixels
+from lcodec.search.refine import known_lmbda, own_lmbda, slide, to_torch
+from lcodec.search.sga import relaxed_round, stochastic_annealing
+from lcodec.search.target import Target
+from lcodec.train.initialize import linear_start
+from lcodec.transforms.tiling import Box
+
+from .conftest import random_network
+
+
+def cost(codec: Codec, pixels: np.ndarray, data: bytes, lmbda: float) -> float:
+    """bits + lmbda * 255^2 * pixels * MSE of the decoded file."""
+    shown = codec.decode(data).pixels
+    height, width = pixels.shape[:2]
+    return 8 * len(data) + lmbda * 255**2 * height * width * 10 ** (-psnr(pixels, shown) / 10)
+
+
+def started_network(architecture: str, photo: np.ndarray, qualities: tuple[float, ...] = (1.0, 8.0)):
+    """Small, and no good at bits, but its pictures are what it was given: transforms as before training."""
+    network = random_network(architecture, qualities=qualities)
+    if network.config.arch.transform in ("gdn", "shuffle"):
+        crops = [photo[i * 64 : i * 64 + 64, j * 64 : j * 64 + 64] for i in range(6) for j in range(12)]
+        linear_start(network, torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
+    return network
+
+
+def saved(network, path: Path, photo: np.ndarray, card: dict | None = None) -> Path:
+    weights.save(finalize_network(network, {}, [photo[:128, :128]], card=card).model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, photo) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("started")
+    return {
+        name: saved(started_network(name, photo), folder / f"{name}{weights.SUFFIX}", photo) for name in ARCHITECTURES
+    }
+
+
+SHIPPED = Path(__file__).parents[1] / "models" / "mbt2018-mean.safetensors"
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    """The shipped model: trained, so that rates and pictures are what they should be."""
+    return Codec(SHIPPED, "cpu", 1)
+
+
+# Nothing to start the transforms of cheng2020 from, and a context that was never trained tells nothing.
+RANDOM = ("cheng2020-anchor", "cheng2020-attn", "mbt2018", "lc-s")
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_effort_makes_every_architecture_better(name, started, photo):
+    """By the real file and the real picture, which the file still decodes to."""
+    codec = Codec(started[name], "cpu", 1)
+    pixels = photo[100:190, 200:328]
+    plain, searched = (codec.encode(pixels, 4.0, effort=e) for e in (0, 2))
+    before, after = (cost(codec, pixels, r.data, table_lambda(4.0)) for r in (plain, searched))
+    assert after < before or (name in RANDOM and after == before)
+    decoded = codec.decode(searched.data)
+    assert decoded.digest == searched.y_hat_digest
+    assert np.array_equal(decoded.pixels, searched.reconstruction())
+
+
+def test_what_search_makes_worse_is_not_kept(codec, photo, monkeypatch):
+    def spoil(at, distortion, y, z, plan, generator):
+        return torch.randn(y.shape, generator=generator) * 100, torch.zeros_like(z)
+
+    pixels = photo[:128, :128]
+    plain = codec.encode(pixels, 4.0).data
+    monkeypatch.setattr(refine_module, "_search", spoil)
+    assert codec.encode(pixels, 4.0, effort=1).data == plain
+
+
+def test_search_is_the_same_on_every_run(started, photo):
+    pixels = photo[:80, :144]
+    files = {Codec(started["mbt2018"], "cpu", 1).encode(pixels, 5.0, effort=2).data for _ in range(2)}
+    assert len(files) == 1
+
+
+def test_slices_are_searched_with_what_surrounds_them(codec, photo):
+    """Cut into slices of 256 pixels, the search still gains most of what it gains in one piece."""
+    pixels = photo[:320, :240]
+    gains = {}
+    for slice_log2 in (4, 6):
+        plain, searched = (codec.encode(pixels, 5.0, effort=e, slice_log2=slice_log2) for e in (0, 1))
+        assert len(container.unpack(searched.data).slices) == (2 if slice_log2 == 4 else 1)
+        assert codec.decode(searched.data).digest == searched.y_hat_digest
+        before, after = (cost(codec, pixels, r.data, table_lambda(5.0)) for r in (plain, searched))
+        gains[slice_log2] = before - after
+    assert gains[4] > 0.7 * gains[6] > 0
+
+
+@pytest.mark.parametrize("kind", ["gray", "deep", "alpha"])
+def test_every_kind_of_picture_can_be_searched(codec, photo, kind):
+    pixels, alpha = photo[:70, :100], None
+    if kind == "gray":
+        pixels = pixels[:, :, 1]
+    if kind == "deep":
+        pixels = pixels.astype(np.uint16) * 257
+    if kind == "alpha":
+        alpha = np.full((70, 100), 200, np.uint8)
+        alpha[:20] = 0
+    picture = Picture(np.ascontiguousarray(pixels), alpha)
+    plain, searched = (codec.encode(picture, 6.0, effort=e) for e in (0, 2))
+    assert searched.data != plain.data
+    decoded = codec.decode(searched.data)
+    assert decoded.pixels.shape == pixels.shape and decoded.pixels.dtype == pixels.dtype
+    assert np.array_equal(decoded.pixels, searched.reconstruction())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (64, 64), (65, 130)])
+def test_every_size_can_be_searched(codec, photo, shape):
+    data = codec.encode(photo[: shape[0], : shape[1]], 3.0, effort=1).data
+    assert codec.decode(data).pixels.shape[:2] == shape
+
+
+def test_target_holds_with_effort(codec, photo):
+    pixels = photo[:128, :192]
+    size = int(0.6 * len(codec.encode(pixels, 8.0).data))
+    results = [codec.encode(pixels, target=Target("size", size), effort=e) for e in (0, 2)]
+    assert all(0.985 * size <= len(r.data) <= size for r in results)
+    levels = [psnr(pixels, r.reconstruction()) for r in results]
+    assert levels[1] > levels[0]
+
+
+@pytest.mark.parametrize("quality", [2.0, 6.0])
+def test_model_that_tells_no_lambda_gets_nearly_that_of_its_training(codec, photo, monkeypatch, quality):
+    seen = []
+
+    def spy(*arguments):
+        seen.append(own_lmbda(*arguments))
+        return seen[0]
+
+    monkeypatch.setattr(refine_module, "known_lmbda", lambda file, quality: None)
+    monkeypatch.setattr(refine_module, "own_lmbda", spy)
+    codec.encode(photo[100:292, 200:456], quality, effort=1)
+    assert 0.6 * table_lambda(quality) < seen[0] < 1.7 * table_lambda(quality)
+
+
+def test_model_of_another_program_does_not_tell_its_lambda(codec):
+    single = replace(codec.file, config={**codec.file.config, "qualities": [0.0]}, card={})
+    assert known_lmbda(single, 0.0) is None
+
+
+def test_lambda_of_training_is_taken_from_the_card(codec):
+    assert known_lmbda(codec.file, 3.0) == table_lambda(3.0)
+    trained = replace(codec.file, card={"options": {"lmbda": 0.05}})
+    assert known_lmbda(trained, 3.0) == 0.05
+
+
+def test_model_trained_for_another_error_is_refused(photo, tmp_path):
+    path = tmp_path / f"other{weights.SUFFIX}"
+    saved(random_network("mbt2018-mean"), path, photo, {"options": {"metric": "ms-ssim"}})
+    codec = Codec(path, "cpu", 1)
+    codec.encode(photo[:64, :64], 3.0)
+    with pytest.raises(UsageError, match="was trained for ms-ssim"):
+        codec.encode(photo[:64, :64], 3.0, effort=1)
+
+
+@pytest.mark.parametrize("effort", [-1, 10])
+def test_effort_out_of_range_is_refused(codec, photo, effort):
+    with pytest.raises(UsageError, match="not within 0 to 9"):
+        codec.encode(photo[:64, :64], 3.0, effort=effort)
+
+
+@pytest.mark.parametrize("plans", [PLANS, CONTEXT_PLANS])
+def test_efforts_take_ever_more_steps(plans):
+    assert list(plans) == list(range(10))
+    steps = [p.slide + p.sga + p.anneal for p in plans.values()]
+    assert steps == sorted(set(steps)) and steps[0] == 0
+
+
+# ---- the parts
+
+
+@pytest.fixture(scope="module")
+def proxy(codec) -> Proxy:
+    return Proxy(codec.file, codec.entropy, "cpu", 1)
+
+
+def test_error_of_the_proxy_is_that_of_the_decoder(codec, proxy, photo):
+    """For each slice over the pixels that count, whatever lies around."""
+    pixels = photo[:300, :260]
+    result = codec.encode(pixels, 6.0, slice_log2=4)
+    header = container.read_header(result.data)
+    shown = codec.decode(result.data).pixels.astype(np.float64) / 255
+    y_hat = decoder.decode_latents(container.unpack(result.data), codec.file, codec.entropy)
+    y_hat = torch.from_numpy(y_hat).permute(2, 0, 1)[None].float() * 2.0**-codec.entropy.fy
+    at = proxy.at(6.0)
+    for block in decoder.numbered_slices(header):
+        _, y0, x0, h, w = block
+        seen, counted = counted_pixels(block, *y_hat.shape[2:], *pixels.shape[:2])
+        window = y_hat[:, :, seen.top : seen.bottom, seen.left : seen.right].clone()
+        inside = Box(y0 - seen.top, y0 - seen.top + h, x0 - seen.left, x0 - seen.left + w)
+        inner = window[:, :, inside.top : inside.bottom, inside.left : inside.right].clone()
+        window[:, :, inside.top : inside.bottom, inside.left : inside.right] = 0
+        rows, columns = slice(counted.top, counted.bottom), slice(counted.left, counted.right)
+        offset = (counted.top - 16 * seen.top, counted.left - 16 * seen.left)
+        distortion = Distortion(at, pixels[rows, columns], window, inside, offset, 1.0)
+        error = float(((shown[rows, columns] - pixels[rows, columns] / 255) ** 2).sum())
+        assert float(distortion(inner)) == pytest.approx(error, rel=0.02)
+
+
+def test_bits_of_the_proxy_are_those_of_the_file(codec, proxy, photo):
+    at = proxy.at(6.0)
+    pixels = photo[64:256, 256:512]
+    result = codec.encode(pixels, 6.0)
+    y_hat = decoder.decode_latents(container.unpack(result.data), codec.file, codec.entropy)
+    y_hat = to_torch(y_hat.astype(np.float32) * np.float32(2.0**-codec.entropy.fy), proxy.device)
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    z = proxy.network.analyse(x, 6.0)[1]
+    z_hat = torch.round(z - at.medians) + at.medians
+    density = at.density(z_hat, y_hat)
+    bits = at.bits(torch.round(y_hat - density.means), density).sum() + at.bits_z(z_hat).sum()
+    assert float(bits) == pytest.approx(8 * len(result.data), rel=0.02)
+
+
+def test_curvature_is_the_second_derivative(proxy, photo, monkeypatch):
+    at = proxy.at(6.0)
+    distortion = Distortion(at, photo[:64, :64], torch.zeros(1, 256, 4, 4), Box(0, 4, 0, 4), (0, 0), 3.0)
+    monkeypatch.setattr(proxy, "amp", False)
+    generator = torch.Generator().manual_seed(1)
+    y_hat = torch.randn(1, 256, 4, 4, generator=generator)
+    estimate = torch.stack([distortion.curvature(y_hat, generator) for _ in range(30)]).mean(0)[0, :, 0, 0]
+    # of a least-squares cost whose residuals vanish, it is what the gradient changes by; here at a point of no error
+    distortion.x = distortion.picture_of(y_hat).detach()
+    for channel in (0, 50, 200):
+        exact = []
+        for i in range(16):
+            moved = y_hat.clone()
+            moved[0, channel, i // 4, i % 4] += 1e-2
+            exact.append(2 * float(distortion(moved)) / 1e-4)
+        assert float(estimate[channel]) == pytest.approx(np.mean(exact), rel=0.25)
+
+
+def test_relaxed_rounding_becomes_rounding():
+    v = torch.linspace(-3, 3, 241)
+    v = v[(v - torch.floor(v) - 0.5).abs() > 0.05]
+    generator = torch.Generator().manual_seed(0)
+    assert torch.allclose(relaxed_round(v, 0.01, generator), torch.round(v), atol=1e-3)
+    warm = torch.stack([relaxed_round(torch.full((4000,), 0.3), 0.5, generator)])
+    assert 0.2 < float(warm.mean()) < 0.4  # drawn, and in proportion
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 0, 0), Plan(0, 40, 0), Plan(0, 0, 10)], ids=["slide", "sga", "anneal"])
+@pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean"])
+def test_each_kind_of_step_alone_makes_files_better(name, plan, started, photo, monkeypatch):
+    codec = Codec(started[name], "cpu", 1)
+    monkeypatch.setitem(PLANS, 1, plan)
+    pixels = photo[100:164, 200:328]
+    before, after = (cost(codec, pixels, codec.encode(pixels, 5.0, effort=e).data, table_lambda(5.0)) for e in (0, 1))
+    assert after < before
+
+
+def test_gradient_steps_leave_their_input_alone(proxy, photo):
+    at = proxy.at(4.0)
+    distortion = Distortion(at, photo[:64, :64], torch.zeros(1, 256, 4, 4), Box(0, 4, 0, 4), (0, 0), 1e3)
+    y, z = torch.ones(1, 256, 4, 4), torch.ones(1, 96, 1, 1)
+    slide(at, distortion, y, z, 2)
+    stochastic_annealing(at, distortion, y, z, 2, torch.Generator().manual_seed(0))
+    assert torch.equal(y, torch.ones_like(y)) and torch.equal(z, torch.ones_like(z))
+    assert not y.requires_grad
+
+
+# ---- for users
+
+
+def test_public_function_takes_an_effort(codec, photo):
+    pixels = photo[:64, :96]
+    data = lcodec.encode(pixels, SHIPPED, 4.0, effort=2, device="cpu", threads=1)
+    assert data == codec.encode(pixels, 4.0, effort=2).data != codec.encode(pixels, 4.0).data
+
+
+def test_command_takes_an_effort(model_file, photo, tmp_path):
+    PIL.Image.fromarray(photo[:64, :96]).save(tmp_path / "a.png")
+    arguments = ["encode", "--threads", "1", "--model", str(model_file), "--json", "--verify", "--effort"]
+    result = CliRunner().invoke(cli, [*arguments, "2", str(tmp_path / "a.png")])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["effort"] == 2
+    result = CliRunner().invoke(cli, [*arguments, "10", str(tmp_path / "a.png")])
+    assert result.exit_code == 2
