@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -137,7 +138,9 @@ def test_bits_per_pixel_are_within_a_percent_below_their_target(codec, photo, re
     assert 0.99 * bpp <= got <= bpp
 
 
-def test_psnr_is_just_above_its_target(codec, photo):
+def test_psnr_is_just_above_its_target(photo):
+    """With the shipped model: the pictures of random ones do not get better with quality."""
+    codec = Codec(Path(__file__).parents[1] / "models" / "mbt2018-mean.safetensors", "cpu", 1)
     pixels = photo[:200, :300]
     low, high = (psnr(codec.encode(pixels, q).reconstruction(), pixels) for q in (1.0, 8.0))
     goal = 0.4 * low + 0.6 * high
