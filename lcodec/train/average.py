@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 EVERY = 8  # steps between two updates, once the memory is long; every step costs 2 % of the time of lc-s
-LONG = 0.99  # a decay from which on that makes no difference
+EARLY = 500  # steps in which the memory is still short
+LONG = 0.99  # a decay from which on some steps more or less make no difference
 
 
 class Average:
@@ -24,11 +25,9 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After `step` steps: now and then for all steps since the last time, always at the start."""
-        rising = (1 + step) / (10 + step)  # short memory at the start
-        if rising < self.decay or self.decay < LONG:
-            decay = min(self.decay, rising)
-        elif step % EVERY == 0:
-            decay = self.decay**EVERY
-        else:
-            return
+        decay = min(self.decay, (1 + step) / (10 + step))  # short memory at the start
+        if step >= EARLY and self.decay >= LONG:
+            if step % EVERY:
+                return
+            decay **= EVERY
         torch._foreach_lerp_(self._averaged, self._own, 1 - decay)

@@ -71,7 +71,8 @@ def add_integer_rates(rows: list[dict[str, Any]], network: Network, images: Phot
     The network is finalized for that, on the middles of a few of the images, which the real coder then codes. Returns
     "" or, if the network cannot be finalized as it is, why: training goes on, for it may still become possible.
     """
-    chosen = [centre(images[i * len(images) // INTEGER_IMAGES], INTEGER_PX).copy() for i in range(INTEGER_IMAGES)]
+    count = min(INTEGER_IMAGES, len(images))
+    chosen = [centre(images[i * len(images) // count], INTEGER_PX).copy() for i in range(count)]
     try:
         rates = integer_rates(copy.deepcopy(network).cpu(), chosen, [row["quality"] for row in rows])
     except LcodecError as e:
