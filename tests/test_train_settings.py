@@ -20,7 +20,7 @@ from lcodec.nets.config import LAMBDAS, table_lambda
 from lcodec.train.average import EVERY, Average
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer
-from lcodec.train.loss import ms_ssim
+from lcodec.train.loss import mean_square, ms_ssim
 from lcodec.train.optimizers import as_matrix, matrices
 from lcodec.train.schedule import Plateau, learning_rate
 
@@ -87,6 +87,21 @@ def test_model_of_one_lambda_encodes(folder, tmp_path, monkeypatch):
     assert run("finalize", "run/checkpoint.pt", "--calibration", folder, "-o", "m.safetensors").exit_code == 0
     card = weights.load(Path("m.safetensors")).card
     assert (card["options"]["lmbda"], card["options"]["metric"]) == (0.02, "mse")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mean_square_and_its_gradient_are_those_of_the_formula(dtype):
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 64, 64)
+    x_hat = (x + 0.1 * torch.randn_like(x)).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.tensor([1.0, 5.0])
+    results = []
+    for value in (mean_square(x_hat, x), (x_hat.float() - x).square().mean((1, 2, 3))):
+        (gradient,) = torch.autograd.grad((value * weights).sum(), x_hat)
+        results.append((value.detach(), gradient))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-5)
+    assert results[0][1].dtype == dtype
+    assert torch.allclose(results[0][1].float(), results[1][1].float(), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5)
 
 
 def test_ms_ssim_is_that_of_the_reference_package_and_has_a_gradient():

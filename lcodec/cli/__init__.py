@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from lcodec import __version__
+from lcodec.cli.memory import restart_with_huge_pages
 from lcodec.cli.report import DEBUG, complain
 
 COMMANDS = ("encode", "decode", "info", "models", "bench", "train", "pack", "finalize", "completion", "version")
@@ -75,6 +76,8 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Entry point of the `lcodec` command."""
+    if sys.argv[1:2] == ["train"]:
+        restart_with_huge_pages()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged images; what matters of it we say ourselves
     cli.main(prog_name="lcodec")
