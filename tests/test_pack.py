@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from lcodec import cli
 from lcodec.errors import InputError, OutputError, UsageError
+from lcodec.finalize import calibration_images
 from lcodec.image.pack import Pack, image_sources, packed_image, write_pack
 from lcodec.train.data import Photographs
 from tests.test_cli_errors import assert_refused
@@ -144,3 +145,8 @@ def test_pack_that_cannot_be_is_refused(folder, tmp_path, monkeypatch):
     assert_refused(run("pack", "empty", "-o", "x.pack"), 3, "no readable image")
     assert_refused(run("pack", "there.pack", "-o", "x.pack"), 3, "there.pack is no pack")
     assert not Path("x.pack").exists()
+
+
+def test_packs_calibrate_as_their_folder_does(folder, packed):
+    ours, theirs = calibration_images(packed), calibration_images(folder)
+    assert len(ours) == 3 and all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -16,7 +16,8 @@ from lcodec.checkpoint import is_ours, load, network_of
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import TableArrays, pack_cdfs, scale_table
 from lcodec.errors import InputError, ModelError
-from lcodec.image import INPUT_SUFFIXES, centre, read_image
+from lcodec.image import centre
+from lcodec.image.pack import image_sources
 from lcodec.nets import Network, compressai
 
 from . import freeze
@@ -202,11 +203,14 @@ def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[s
 
 
 def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
-    """Photographs to calibrate on, of large ones the middle: of a folder, or the few that come with the package."""
+    """Photographs to calibrate on, of large ones the middle: of a folder or pack, or the few that come with the package.
+
+    Raises InputError if there are none.
+    """
     folder = folder or weights.shipped_folder() / "calibration"
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in INPUT_SUFFIXES) if folder.is_dir() else []
-    if not paths:
+    sources = image_sources(folder) if folder.exists() else []
+    if not sources:
         raise InputError(f"no calibration images in {folder}")
-    step = max(1, len(paths) // MAX_CALIBRATION_IMAGES)
+    step = max(1, len(sources) // MAX_CALIBRATION_IMAGES)
     # copies, for a view would keep the whole photograph in memory
-    return [centre(read_image(p).rgb8(), MAX_CALIBRATION_PX).copy() for p in paths[::step][:MAX_CALIBRATION_IMAGES]]
+    return [centre(s.read().rgb8(), MAX_CALIBRATION_PX).copy() for s in sources[::step][:MAX_CALIBRATION_IMAGES]]
