@@ -69,7 +69,9 @@ def test_several_processes_with_the_same_outputs_leave_whole_files_and_nothing_e
     end = time.monotonic() + 1
     while time.monotonic() < end:
         assert_all_whole(tmp_path)
-        assert remove_stale(tmp_path) == []  # both live
+        # Both live. What can go is a file that its writer has made and not locked yet, who notices and makes another;
+        # of what is removed beyond that a writer would complain below.
+        remove_stale(tmp_path)
     for process in processes:
         process.terminate()
         _, stderr = process.communicate(timeout=30)

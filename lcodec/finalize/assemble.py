@@ -203,7 +203,7 @@ def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[s
 
 
 def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
-    """Photographs to calibrate on, of large ones the middle: of a folder or pack, or the few that come with the package.
+    """Photographs to calibrate on, of large ones the middle: of a folder or pack, or those that come with the package.
 
     Raises InputError if there are none.
     """

@@ -2,8 +2,8 @@
 
     python tests/fuzz/run.py [STAGE...] [--seconds 60] [--seed N] [--random]
 
-Each stage runs that long. Exit code 1 after a fault, whose input is kept in fuzz-failures/. Needs clang for the C stages
-(apt-get install clang), and uses atheris (pip install atheris) where it is there; without clang the C stages are
+Each stage runs that long. Exit code 1 after a fault, whose input is kept in fuzz-failures/. Needs clang for the C
+stages (apt-get install clang), and uses atheris (pip install atheris) where it is there; without clang the C stages are
 skipped, which is said.
 """
 
@@ -157,7 +157,8 @@ def child(name: str, seconds: float, seed: int) -> None:
         FAILURES.mkdir(exist_ok=True)
         longest = max(map(len, seeds)) + 1000
         arguments = [f"-max_total_time={max(1, round(seconds))}", f"-max_len={longest}", f"-seed={seed or 1}"]
-        arguments += ["-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={FAILURES}/{name}-"]
+        arguments += ["-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1"]
+        arguments += [f"-artifact_prefix={FAILURES}/{name}-"]
         atheris.instrument_all() if name == "container" else None
         atheris.Setup([sys.argv[0], *arguments, corpus], found.check)
         atheris.Fuzz()

@@ -282,7 +282,8 @@ class Arguments(Stage):
     WORDS = (
         "encode decode info models show verify list remove version finalize search -o -q --quality --model --json "
         "--force --verify --quiet --verbose -v --threads 1 0 -1 999999999999 --device cpu cuda toaster - -- -o - a.png "
-        "a.lic b.lic bad.lic text.txt missing.png . .. / sub out.png out.lic sub/ *.png --region 0,0,8,8 1,2,3 -1,0,5,5 "
+        "a.lic b.lic bad.lic text.txt missing.png . .. / sub out.png out.lic sub/ *.png "
+        "--region 0,0,8,8 1,2,3 -1,0,5,5 "
         "--limit-pixels 10 1e9 --target-bpp 0.5 --target-psnr 36 nan inf --target-size 2kB 0 --effort --all --yes -f "
         "jpg exe --format --strip --allow-partial --digest --metric mse --calibration --report --fp16 --summary \x07 "
         "ä \ud800 4 2.5 9 tiny-mbt2018-mean m.safetensors ckpt.pt --help -h -V --debug --debug= --=x -q=4 --list "
@@ -368,7 +369,8 @@ class Encode(Stage):
             decoded = codec.decode(coded.data)
         require(decoded.digest == coded.y_hat_digest, "latents differ")
         require(np.array_equal(decoded.pixels, coded.reconstruction()), "pixels differ")
-        require(decoded.pixels.shape == pixels.shape and decoded.pixels.dtype == pixels.dtype, "another kind of picture")
+        same = decoded.pixels.shape == pixels.shape and decoded.pixels.dtype == pixels.dtype
+        require(same, "another kind of picture")
 
 
 Content = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
