@@ -27,7 +27,7 @@
 #define LC_DENSE_BLOCK 32 /* inputs of a block; planes have their channels padded to a multiple of it */
 #define LC_DENSE_ROWS 64  /* positions of a run at most */
 #define LC_DENSE_SLACK 32 /* rows that may be read past the last position, so that planes must have room for them */
-#define LC_DENSE_MAX_SEGMENTS 3
+#define LC_DENSE_MAX_SEGMENTS 9
 
 typedef uint16_t lc_bf16;
 
@@ -73,8 +73,8 @@ typedef struct lc_dense_kernels {
     void (*depthwise)(const lc_bf16 *a, ptrdiff_t row_step, const float *weights, const float *bias, int32_t channels,
                       int32_t n, lc_bf16 *out);
 
-    /* bf16(in[i] * scale[i]) */
-    void (*scaled)(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out);
+    /* out[i] = bf16(v), v = in[i] * scale[i]; low[i] = bf16(v - out[i]) */
+    void (*scaled)(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out, lc_bf16 *low);
     void (*rounded)(const float *in, int32_t n, lc_bf16 *out);
 
     /* Pixels: clamp(x, 0, 1) * white, rounded. */

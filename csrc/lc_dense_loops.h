@@ -115,12 +115,15 @@ LC_DENSE_TARGET static void depthwise(const lc_bf16 *a, ptrdiff_t row_step, cons
 
 #endif
 
-LC_DENSE_TARGET static void scaled(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out)
+LC_DENSE_TARGET static void scaled(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out, lc_bf16 *low)
 {
     int32_t i;
 
     for (i = 0; i < n; i++) {
-        out[i] = to_bf16((float)in[i] * scale[i]);
+        const float v = (float)in[i] * scale[i];
+
+        out[i] = to_bf16(v);
+        low[i] = to_bf16(v - from_bf16(to_bf16(v)));
     }
 }
 

@@ -73,7 +73,7 @@ lc_status lc_mix_job_init(lc_mix_job *job, int32_t n_threads)
 {
     const lc_mixnet *net = job->net;
     const int32_t height = job->height, width = job->width, multiple = job->kind == LC_MIX_HYPER ? 4 : 2;
-    size_t sizes[3] = {0, 0, 0}, x_size = 0, total = 0;
+    size_t sizes[4] = {0, 0, 0, 0}, x_size = 0, total = 0;
     char *at;
     int i;
 
@@ -88,8 +88,9 @@ lc_status lc_mix_job_init(lc_mix_job *job, int32_t n_threads)
     } else {
         sizes[0] = plane_size(&job->planes[0], height, width, net->N);
         sizes[1] = plane_size(&job->planes[1], height, width, net->N);
-        if (job->kind == LC_MIX_SYNTHESIS) {
-            sizes[2] = plane_size(&job->planes[2], height / 2, width / 2, net->M);
+        for (i = 2; i < 4; i++) {
+            sizes[i] = job->kind == LC_MIX_SYNTHESIS ? plane_size(&job->planes[i], height / 2, width / 2, net->M)
+                                                     : plane_size(&job->planes[i], height, width, net->N);
         }
         x_size = align(sizeof(float) * (size_t)height * (size_t)width * (size_t)net->N);
     }
@@ -97,15 +98,15 @@ lc_status lc_mix_job_init(lc_mix_job *job, int32_t n_threads)
         align(sizeof(float) * LC_DENSE_ROWS * (LC_DENSE_PANEL + LC_MIX_SAMPLES) +
               sizeof(lc_bf16) * LC_DENSE_ROWS *
                   (size_t)(2 * larger(net->N, net->M) + 2 * larger(net->N, LC_MIX_SAMPLES)));
-    total = sizes[0] + sizes[1] + sizes[2] + x_size + job->scratch_step * (size_t)n_threads;
+    total = sizes[0] + sizes[1] + sizes[2] + sizes[3] + x_size + job->scratch_step * (size_t)n_threads;
     job->memory = aligned_alloc(LC_ALIGNMENT, total);
     if (!job->memory) {
         return LC_NO_MEMORY;
     }
     at = job->memory;
     /* The margins have to be zero, and what is read past the end a number. */
-    memset(at, 0, sizes[0] + sizes[1] + sizes[2]);
-    for (i = 0; i < 3; i++) {
+    memset(at, 0, sizes[0] + sizes[1] + sizes[2] + sizes[3]);
+    for (i = 0; i < 4; i++) {
         job->planes[i].memory = (lc_bf16 *)(void *)at;
         at += sizes[i];
     }
@@ -326,7 +327,7 @@ static void block_row(const lc_mix_job *job, const scratch *s, int32_t b, int32_
     const lc_mixnet *net = job->net;
     const lc_mix_block *blocks = job->kind == LC_MIX_ANALYSIS ? net->analysis : net->synthesis;
     const lc_mix_plane *from = &job->planes[b % 2], *to = &job->planes[(b + 1) % 2];
-    const bool last = b + 1 == LC_MIX_BLOCKS, pixels = last && job->kind == LC_MIX_SYNTHESIS;
+    const bool last = b + 1 == LC_MIX_BLOCKS;
     const int32_t N = net->N, n_parts = parts_of(job->width);
     int32_t i;
 
@@ -336,14 +337,15 @@ static void block_row(const lc_mix_job *job, const scratch *s, int32_t b, int32_
         if (n == 0) {
             continue;
         }
-        rest_of_block(job, &blocks[b], s, from, row, column, n, pixels);
+        rest_of_block(job, &blocks[b], s, from, row, column, n, last);
         if (!last) {
             enter(job, &blocks[b + 1], s, n, plane_at(to, row, column));
-        } else if (!pixels) {
-            memcpy(plane_at(to, row, column), s->narrow, sizeof(lc_bf16) * (size_t)n * (size_t)N);
+        } else if (job->kind == LC_MIX_ANALYSIS) {
+            memcpy(plane_at(&job->planes[2], row, column), s->narrow, sizeof(lc_bf16) * (size_t)n * (size_t)N);
+            memcpy(plane_at(&job->planes[3], row, column), s->low, sizeof(lc_bf16) * (size_t)n * (size_t)N);
         } else {
             const sink out = {.kind = SINK_STORE, .scale = 1, .x = s->samples, .x_step = LC_MIX_SAMPLES};
-            lc_dense_run run = {.a = s->narrow, .a_step = N, .segment_offset = {0, s->low - s->narrow}, .n = n};
+            lc_dense_run run = {.a = s->narrow, .a_step = N, .segment_offset = {0, s->low - s->narrow, 0}, .n = n};
 
             dense(job->kernels, &net->pixels, &run, s->sums, &out);
             write_patches(job, s, row, column, n);
@@ -351,9 +353,22 @@ static void block_row(const lc_mix_job *job, const scratch *s, int32_t b, int32_
     }
 }
 
-/* A 3x3 convolution with stride 2 to one row of outputs. */
+/* Segments for `rows` rows of a plane, or of an upper and a lower one as lc_mixnet has them. */
+static void row_segments(lc_dense_run *run, const lc_mix_plane *plane, const lc_mix_plane *low, int32_t rows)
+{
+    int32_t part, row;
+
+    for (part = 0; part < (low ? 3 : 1); part++) {
+        for (row = 0; row < rows; row++) {
+            run->segment_offset[rows * part + row] =
+                row * plane->row_step + (part == 1 ? low->memory - plane->memory : 0);
+        }
+    }
+}
+
+/* A 3x3 convolution with stride 2 to one row of outputs. low: what the plane lacks, or NULL. */
 static void strided_row(const lc_mix_job *job, const scratch *s, const lc_dense_layer *layer,
-                        const lc_mix_plane *plane, int32_t row, int32_t width, sink to)
+                        const lc_mix_plane *plane, const lc_mix_plane *low, int32_t row, int32_t width, sink to)
 {
     const int32_t n_parts = parts_of(width);
     const ptrdiff_t start_x = to.x_step, start_out = to.out_step;
@@ -366,13 +381,13 @@ static void strided_row(const lc_mix_job *job, const scratch *s, const lc_dense_
         lc_dense_run run = {
             .a = plane_at(plane, 2 * row - 1, 2 * column - 1),
             .a_step = 2 * (ptrdiff_t)plane->channels,
-            .segment_offset = {0, plane->row_step, 2 * plane->row_step},
             .n = n,
         };
 
         if (n == 0) {
             continue;
         }
+        row_segments(&run, plane, low, 3);
         to.x = x ? x + start_x * column : NULL;
         to.out = out ? out + start_out * column : NULL;
         dense(job->kernels, layer, &run, s->sums, &to);
@@ -393,10 +408,10 @@ static void up_rows(const lc_mix_job *job, const scratch *s, int32_t row)
             const ptrdiff_t at = (ptrdiff_t)job->width * (2 * row + phase / 2) + 2 * column + phase % 2;
             const sink to = {
                 .kind = SINK_STORE, .scale = 1, .x = job->x + (ptrdiff_t)N * at, .x_step = 2 * (ptrdiff_t)N};
-            lc_dense_run run = {
-                .a = plane_at(y, row, column), .a_step = y->channels, .segment_offset = {0, y->row_step}, .n = n};
+            lc_dense_run run = {.a = plane_at(y, row, column), .a_step = y->channels, .n = n};
 
             if (n > 0) {
+                row_segments(&run, y, &job->planes[3], 1 + phase / 2);
                 dense(job->kernels, &net->up[phase], &run, s->sums, &to);
             }
         }
@@ -422,7 +437,7 @@ static void scale_row(const lc_mix_job *job, int32_t row)
 
     for (i = 0; i < width; i++) {
         job->kernels->scaled(job->y_hat + (ptrdiff_t)C * ((ptrdiff_t)width * row + i), job->scale, C,
-                             plane_at(&job->planes[2], row, i));
+                             plane_at(&job->planes[2], row, i), plane_at(&job->planes[3], row, i));
     }
 }
 
@@ -468,7 +483,7 @@ static bool run_hyper(lc_mix_job *job, const scratch *s, int32_t rank)
         const sink to = {
             .kind = SINK_LEAKY, .slope = LC_HYPER_SLOPE, .out = plane_at(&job->planes[1], row, 0), .out_step = N};
 
-        strided_row(job, s, &net->hyper[1], &job->planes[0], row, job->width / 2, to);
+        strided_row(job, s, &net->hyper[1], &job->planes[0], NULL, row, job->width / 2, to);
     }
     if (!lc_team_wait(&job->team)) {
         return false;
@@ -481,7 +496,7 @@ static bool run_hyper(lc_mix_job *job, const scratch *s, int32_t rank)
             .x_step = N,
         };
 
-        strided_row(job, s, &net->hyper[2], &job->planes[1], row, job->width / 4, to);
+        strided_row(job, s, &net->hyper[2], &job->planes[1], NULL, row, job->width / 4, to);
     }
     return true;
 }
@@ -530,7 +545,7 @@ static bool run_transform(lc_mix_job *job, const scratch *s, int32_t rank)
                 .x_step = net->M,
             };
 
-            strided_row(job, s, &net->down, &job->planes[LC_MIX_BLOCKS % 2], row, job->width / 2, to);
+            strided_row(job, s, &net->down, &job->planes[2], &job->planes[3], row, job->width / 2, to);
         }
     }
     return true;

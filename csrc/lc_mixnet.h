@@ -10,6 +10,10 @@
  * half of one block and the first layer of the next without leaving the second-level cache. What is added up along the
  * way (x) stays float; what is multiplied is bfloat16.
  *
+ * The layers that everything goes through, at the ends, are more exact: weights and inputs are the sum of an upper and a
+ * lower bfloat16, and all products but that of the two lower ones are taken. A brightness that is off by a thousandth
+ * everywhere would show in the PSNR; what the blocks add does not.
+ *
  * Channels of planes and layers are padded with zeros to multiples of 32.
  */
 #ifndef LC_MIXNET_H
@@ -43,12 +47,13 @@ typedef struct lc_mix_block {
 typedef struct lc_mixnet {
     int32_t N, M; /* padded */
     /* Analysis. `patch`: the weights' upper and lower halves over the samples' upper, then the upper ones over the
-     * samples' lower half, which 8-bit samples do not have. `down`: segments are rows of the window. */
+     * samples' lower half, which 8-bit samples do not have. `down`: segments are rows of the window, all of them for
+     * upper inputs and weights, again for lower inputs and upper weights, again for upper inputs and lower weights. */
     lc_dense_layer patch, down;
     lc_mix_block analysis[LC_MIX_BLOCKS];
     /* Hyper-analysis. */
     lc_dense_layer hyper[3];
-    /* Synthesis. up[2 * row parity + column parity]. `pixels`: over the upper, then the lower half of x. */
+    /* Synthesis. up[2 * row parity + column parity], in segments as `down`; `pixels` likewise. */
     lc_dense_layer up[4], pixels;
     lc_mix_block synthesis[LC_MIX_BLOCKS];
 } lc_mixnet;
@@ -79,7 +84,7 @@ typedef struct lc_mix_job {
     float *out; /* y: [height / 2][width / 2][M]; z: [height / 4][width / 4][N] */
 
     lc_team team;
-    lc_mix_plane planes[3];
+    lc_mix_plane planes[4]; /* two of x in turns; upper and lower half of what the exact layer reads */
     float *x; /* [height][width][N] */
     char *scratch;
     size_t scratch_step;

@@ -30,7 +30,7 @@ from lcodec.errors import ModelError
 
 FORMAT = 1
 SUFFIX = ".safetensors"
-DEFAULT_MODEL = "mbt2018-mean"
+DEFAULT_MODEL = "lc-s"
 ID_BYTES = 8  # of the content hash, in a stream
 MAX_HEADER_BYTES = 1 << 20
 ENVIRONMENT = "LCODEC_MODELS"

@@ -109,6 +109,9 @@ def test_show_prints_the_written_card(tmp_path, monkeypatch, model_file):
 
 
 def test_costs_are_those_that_counting_by_hand_gives():
+    small = complexity(NetConfig("lc-s", 192, 320))
+    block = 2 * 192 * 192 + 2 * 192 * 384 + 9 * 192  # of an MixingBlock at each of the positions at 1/8
+    assert small.g_s == pytest.approx((9 * 192 * 320 / 256 + (3 * block + 192 * 192) / 64) / 1000)
     cost = complexity(NetConfig("mbt2018-mean", 128, 192))
     # convolutions 3 -> 128 -> 128 -> 128 -> 192 of 25 taps at 1/4, 1/16, 1/64, 1/256 of the pixels;
     # GDN behind the first three

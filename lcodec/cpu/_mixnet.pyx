@@ -42,7 +42,7 @@ cdef extern from "lc_mixnet.h":
         const lc_bf16 *panels
         const float *bias
         int32_t n_panels, panel_blocks, n_segments
-        int32_t segment_blocks[3]
+        int32_t segment_blocks[9]
     ctypedef struct lc_mix_block:
         lc_dense_layer enter, leave, expand, contract
         const float *depthwise
@@ -121,13 +121,13 @@ cdef class MixNet:
             raise ModelError(f"widths {N} and {M} are not padded to multiples of 32")
         self.c.N, self.c.M = N, M
         self._layer(&self.c.patch, net.patch, (192, 192, 192), N)
-        self._layer(&self.c.down, net.down, (3 * N, 3 * N, 3 * N), M)
-        self._layer(&self.c.pixels, net.pixels, (N, N), 192)
+        self._layer(&self.c.down, net.down, (3 * N,) * 9, M)
+        self._layer(&self.c.pixels, net.pixels, (N, N, N), 192)
         self._layer(&self.c.hyper[0], net.hyper[0], (M,), N)
         for i in range(1, 3):
             self._layer(&self.c.hyper[i], net.hyper[i], (3 * N, 3 * N, 3 * N), N)
         for i in range(4):
-            self._layer(&self.c.up[i], net.up[i], ((1 + i % 2) * M,) * (1 + i // 2), N)
+            self._layer(&self.c.up[i], net.up[i], ((1 + i % 2) * M,) * (1 + i // 2) * 3, N)
         for i in range(3):
             self._block(&self.c.analysis[i], net.analysis[i], N)
             self._block(&self.c.synthesis[i], net.synthesis[i], N)

@@ -78,6 +78,13 @@ def pack_layer(
     )
 
 
+def _exact(segments: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Of a layer whose inputs and weights come in two parts: upper weights for upper inputs, the same for lower ones,
+    lower weights for upper inputs."""
+    upper = [from_bf16(bf16(s)) for s in segments]
+    return [*upper, *upper, *(s - u for s, u in zip(segments, upper, strict=True))]
+
+
 def aligned(x: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """A copy that begins at a multiple of 64 bytes."""
     memory = np.empty(x.size + ALIGNMENT // 2, np.uint16)
@@ -117,16 +124,17 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
             np.pad(bias(f"{name}.depthwise"), (0, n - len(depthwise))),
         )
 
-    def strided(name: str) -> PackedLayer:
+    def strided(name: str, exact: bool = False) -> PackedLayer:
         w = tensors[f"{name}.weight"]  # (out, in, 3, 3)
         rows = [np.concatenate([_inputs(w[:, :, ky, kx].T) for kx in range(3)]) for ky in range(3)]
-        return pack_layer(rows, bias(name))
+        return pack_layer(_exact(rows) if exact else rows, bias(name))
 
     def transposed(name: str, phase: int) -> PackedLayer:
         # out[2 i - 1 + k] += in[i] * w[k]: even outputs see tap 1 of i, odd ones tap 2 of i and tap 0 of i + 1
         w = tensors[f"{name}.weight"]  # (in, out, 3, 3)
         rows, columns = ([1], [2, 0])[phase // 2], ([1], [2, 0])[phase % 2]
-        return pack_layer([np.concatenate([_inputs(w[:, :, ky, kx]) for kx in columns]) for ky in rows], bias(name))
+        segments = [np.concatenate([_inputs(w[:, :, ky, kx]) for kx in columns]) for ky in rows]
+        return pack_layer(_exact(segments), bias(name))
 
     order = _patch_order()
     first = tensors["g_a.1.weight"][:, order, 0, 0].T
@@ -138,9 +146,9 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
         M=padded(len(tensors["g_a.5.bias"])),
         patch=pack_layer([upper, first - upper, upper], bias("g_a.1")),
         analysis=[block(f"g_a.{i}") for i in (2, 3, 4)],
-        down=strided("g_a.5"),
+        down=strided("g_a.5", exact=True),
         hyper=[dense("h_a.0"), strided("h_a.2"), strided("h_a.4")],
         up=[transposed("g_s.0", phase) for phase in range(4)],
         synthesis=[block(f"g_s.{i}") for i in (1, 2, 3)],
-        pixels=pack_layer([last, last], bias("g_s.4")[order]),
+        pixels=pack_layer(_exact([last]), bias("g_s.4")[order]),
     )

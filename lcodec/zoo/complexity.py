@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lcodec.nets import NetConfig, Network
-from lcodec.nets.layers import GDN, MaskedConv2d
+from lcodec.nets.layers import GDN, MaskedConv2d, MixingBlock
 
 SIDE = 256  # pixels: a multiple of 64
 
@@ -75,6 +75,9 @@ def _macs(module: nn.Module, x: Tensor, output: Tensor) -> int:
         return x.shape[2] * x.shape[3] * module.weight.numel()
     if isinstance(module, nn.Conv2d):
         return output.shape[2] * output.shape[3] * module.weight.numel()
+    if isinstance(module, MixingBlock):  # whose 1x1 layers are matrix products, and only its depthwise one is called
+        pointwise = (module.enter, module.leave, module.expand, module.contract)
+        return x.shape[2] * x.shape[3] * sum(layer.weight.numel() for layer in pointwise)
     if isinstance(module, GDN):
         return x.shape[2] * x.shape[3] * len(module.beta) ** 2
     return 0
