@@ -15,6 +15,7 @@ from lcodec.bench.page import write_page
 from tests.report_run import FIRST, NASTY, SECOND, UNPICTURED, Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install 'lcodec[browser]')")
+expect = playwright.expect  # waits: a change of the address's hash reaches the page a moment later
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
 
@@ -173,9 +174,9 @@ def test_page_loads_without_messages_or_requests_and_shows_names_as_text(page):
     assert "3 codecs on 3 images" in text
     for image in (FIRST, SECOND, UNPICTURED):
         go(page, image)
-        assert page.inner_text("#image-page h1") == image
+        expect(page.locator("#image-page h1")).to_have_text(image)
         page.click("a:text-is('All images')")
-    assert page.locator("#overview").is_visible()
+        expect(page.locator("#overview")).to_be_visible()
 
 
 def test_all_pictures_can_be_decoded(page):
@@ -192,21 +193,23 @@ def test_all_pictures_can_be_decoded(page):
             assert page.evaluate(undecoded) == []
 
 
-def test_an_unknown_image_leads_to_the_overview(page):
-    page.evaluate("location.hash = '#/image/%E0%A4%A'")
-    page.evaluate("location.hash = '#/image/nothing'")
-    assert page.locator("#overview").is_visible() and not page.locator("#image-page").is_visible()
+@pytest.mark.parametrize("name", ["nothing", "%E0%A4%A"])
+def test_an_unknown_image_leads_to_the_overview(image_page, name):
+    image_page.evaluate("name => { location.hash = `#/image/${name}` }", name)
+    expect(image_page.locator("#overview")).to_be_visible()
+    expect(image_page.locator("#image-page")).to_be_hidden()
 
 
 def test_back_leads_from_an_image_to_the_overview(image_page):
     image_page.go_back()
-    image_page.wait_for_selector("#overview:not([hidden])")
-    assert image_page.locator("#image-page").is_hidden()
+    expect(image_page.locator("#overview")).to_be_visible()
+    expect(image_page.locator("#image-page")).to_be_hidden()
 
 
 def test_a_link_to_an_image_can_be_opened_directly(tab):
     page = tab.load("#/image/folder%2Fsecond.png")
-    assert page.inner_text("#image-page h1") == SECOND and page.locator("#overview").is_hidden()
+    expect(page.locator("#image-page h1")).to_have_text(SECOND)
+    expect(page.locator("#overview")).to_be_hidden()
 
 
 # ---- the chart
