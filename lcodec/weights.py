@@ -2,10 +2,11 @@
 
     tensors    g_a.* g_s.* h_a.* log_gain log_inverse_gain    float16 or float32
                int.* tables.* scale_thresholds                integers, what decoding of latents depends on
-    metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card"}
+    metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card", "packed"}
 
 The id is the hex SHA-256 over "model" and all tensors; streams carry its first 8 bytes. The card holds whatever is
-worth knowing (training, rates) and is not part of the id.
+worth knowing (training, rates) and is not part of the id. Of a packed file every tensor is a row of bytes that
+`lcodec.packing` makes, and "packed" has what they are of, [kind, dtype, shape]; the id is the same.
 
 Reading needs numpy and safetensors only. Nothing in a model file is executed.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from lcodec import packing
 from lcodec.atomic import write_atomically
 from lcodec.entropy.tables import unpack_cdfs
 from lcodec.errors import ModelError
@@ -111,19 +113,23 @@ class ModelInfo:
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pack(model: ModelFile) -> bytes:
-    """The bytes of a model file."""
+def pack(model: ModelFile, *, compress: bool = False) -> bytes:
+    """The bytes of a model file. compress: by `lcodec.packing`, which loses nothing and takes longer to load."""
     from safetensors.numpy import save as pack_tensors
 
-    # A single entry: safetensors writes several in any order, and the same model should be the same file.
     metadata = {"model": json.loads(model.description), "id": model.id, "card": model.card}
-    packed = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-    return pack_tensors({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, {"lcodec": packed})
+    tensors = {k: np.ascontiguousarray(v) for k, v in model.tensors.items()}
+    if compress:
+        packed = {k: packing.pack(v) for k, v in tensors.items()}
+        metadata["packed"] = {k: [kind, tensors[k].dtype.str, tensors[k].shape] for k, (kind, _) in packed.items()}
+        tensors = {k: np.frombuffer(data, np.uint8) for k, (_, data) in packed.items()}
+    # A single entry: safetensors writes several in any order, and the same model should be the same file.
+    return pack_tensors(tensors, {"lcodec": json.dumps(metadata, sort_keys=True, separators=(",", ":"))})
 
 
-def save(model: ModelFile, path: Path) -> None:
-    """Write a model file, whole or not at all. Raises OutputError."""
-    write_atomically(path, pack(model), overwrite=True)
+def save(model: ModelFile, path: Path, *, compress: bool = False) -> None:
+    """Write a model file, whole or not at all; see `pack`. Raises OutputError."""
+    write_atomically(path, pack(model, compress=compress), overwrite=True)
 
 
 def load(path: Path, *, integers_only: bool = False) -> ModelFile:
@@ -131,15 +137,18 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
 
     integers_only: leave the float tensors out, and the id unchecked; enough to decode latents.
     """
-    description, stored_id, card = _metadata(path)
+    description, stored_id, card, packed = _metadata(path)
     tensors: dict[str, np.ndarray] = {}
     try:
         from safetensors import safe_open
 
         with safe_open(path, framework="numpy") as f:
             for key in f.keys():  # noqa: SIM118 - not a mapping
-                if not integers_only or f.get_slice(key).get_dtype()[0] != "F":
-                    tensors[key] = f.get_tensor(key)
+                kind, dtype, shape = packed[key] if packed is not None else ("", f.get_slice(key).get_dtype(), ())
+                if integers_only and dtype.strip("<")[0].upper() == "F":
+                    continue
+                stored = f.get_tensor(key)
+                tensors[key] = stored if packed is None else packing.unpack(kind, stored.tobytes(), dtype, shape)
     except Exception as e:  # safetensors raises its own errors and TypeError for dtypes unknown to numpy
         raise ModelError(f"model {path} is damaged: {e}") from e
     model = ModelFile(description["config"], description["entropy"], tensors, card, path.name.removesuffix(SUFFIX))
@@ -153,7 +162,7 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
 
 def info(path: Path) -> ModelInfo:
     """Name, id and summary of a model file, without reading its tensors."""
-    description, stored_id, card = _metadata(path)
+    description, stored_id, card, _ = _metadata(path)
     config = description["config"]
     try:
         return ModelInfo(
@@ -179,8 +188,8 @@ def _qualities(description: Mapping[str, Any], key: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """Description, id and card out of the header of a safetensors file: 8 bytes length, JSON."""
+def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any], dict[str, Any] | None]:
+    """Description, id, card and "packed" out of the header of a safetensors file: 8 bytes length, JSON."""
     try:
         with open(path, "rb") as f:
             size = int.from_bytes(f.read(8), "little")
@@ -196,17 +205,20 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
     try:
         parsed = json.loads(metadata["lcodec"])
         description, card, stored_id = parsed["model"], parsed["card"], str(parsed["id"])
+        packed = parsed.get("packed")
         bytes.fromhex(stored_id)
         known = description["format"] == FORMAT
         if not (isinstance(description["config"], dict) and isinstance(description["entropy"], dict)):
             raise TypeError("description is not a JSON object")
         if not isinstance(card, dict) or len(stored_id) != 64:
             raise TypeError("card or id")
+        if not (packed is None or isinstance(packed, dict)):
+            raise TypeError("packed")
     except (KeyError, TypeError, ValueError, RecursionError) as e:
         raise _not_a_model(path) from e
     if not known:
         raise ModelError(f"{path} has model format {description['format']!r}, known is {FORMAT}", "try a newer lcodec")
-    return description, stored_id, card
+    return description, stored_id, card, packed
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -128,6 +128,14 @@ def test_json_of_finalize_describes_the_model(work, training_checkpoint):
     assert model.tensors["g_a.0.weight"].dtype == np.float16
 
 
+def test_packed_model_is_smaller_and_works(work, training_checkpoint):
+    arguments = ["finalize", training_checkpoint, "--calibration", "photos", "-o"]
+    sizes = [json.loads(run(*arguments, *o, "--json").stdout)["bytes"] for o in (["h.safetensors", "--fp16"],
+                                                                                 ["p.safetensors", "--pack"])]  # fmt: skip
+    assert sizes[1] < 0.9 * sizes[0]
+    assert run("encode", "photos", "-o", "out", "--model", "p.safetensors", "--verify").exit_code == 0
+
+
 def test_same_checkpoint_gives_the_same_model_file(work, training_checkpoint):
     for name in ("1.safetensors", "2.safetensors"):
         assert run("finalize", training_checkpoint, "--calibration", "photos", "-o", name).exit_code == 0

@@ -19,6 +19,7 @@ from lcodec.errors import InputError, ModelError
 from lcodec.image import centre
 from lcodec.image.pack import image_sources
 from lcodec.nets import Network, compressai
+from lcodec.packing import round_rows
 
 from . import freeze
 from .calibrate import HEADROOM, Ranges, calibrate, fraction_bits, steady
@@ -50,6 +51,7 @@ def finalize(
     images: Sequence[np.ndarray],
     *,
     fp16: bool = False,
+    rounded: bool = False,
     card: Mapping[str, Any] | None = None,
     report_images: Sequence[np.ndarray] | None = None,
     compare_half: bool = False,
@@ -58,7 +60,8 @@ def finalize(
     """Turn a training checkpoint of lcodec, or one of CompressAI, into a model file.
 
     images: photographs, uint8 (H, W, 3), on which activation ranges are measured. fp16: keep float weights in half
-    precision. report_images: what the rates are measured on, `images` if None; they change the card alone.
+    precision. rounded: in a little less of it, so that a packed file becomes smaller (see `lcodec.packing`).
+    report_images: what the rates are measured on, `images` if None; they change the card alone.
     compare_half: also measure what half of the images would have given, which tells whether they suffice.
     begin: called when the checkpoint has turned out to be one. The same checkpoint and images give the same id. Raises
     ModelError if the checkpoint is neither, or has an entropy model that cannot be made of safe integers.
@@ -74,7 +77,7 @@ def finalize(
     else:
         network, tables_state = compressai.from_state(state)
     begin()
-    done = finalize_network(network, tables_state, images, fp16=fp16, card={**origin, **(card or {})})
+    done = finalize_network(network, tables_state, images, fp16=fp16, rounded=rounded, card={**origin, **(card or {})})
     quality_range = network.config.qualities
     step = max(1, (len(quality_range) - 1) // (REPORT_QUALITIES - 1))
     seen = report_images or images
@@ -104,6 +107,7 @@ def finalize_network(
     images: Sequence[np.ndarray],
     *,
     fp16: bool = False,
+    rounded: bool = False,
     card: Mapping[str, Any] | None = None,
 ) -> Finalized:
     """Like `finalize`, of a float network; tables_state: a CompressAI state_dict whose tables are kept, or {}."""
@@ -148,12 +152,13 @@ def finalize_network(
     dtype = np.float16 if fp16 else np.float32
     for key, value in network.state_dict().items():
         if key.startswith(("g_a.", "g_s.", "h_a.")):
-            tensors[key] = value.cpu().numpy().astype(dtype)
+            weight = value.cpu().numpy()
+            tensors[key] = round_rows(weight) if rounded else weight.astype(dtype)
         elif key.startswith(("log_gain", "log_inverse_gain", "prior_log_scale", "entropy_bottleneck.")):
             tensors[key] = value.cpu().numpy().astype(np.float32)
     for key, array in tensors.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ModelError(f"tensor {key} is not finite" + (" in half precision, leave --fp16 out" if fp16 else ""))
+            raise ModelError(f"tensor {key} is not finite" + (" in half precision" if fp16 or rounded else ""))
     errors = {name: round(layer.weight_error, 6) for name, layer in layers.items()}
     card = {**(card or {}), **({"weight_errors": errors} if errors else {})}
     return Finalized(weights.ModelFile(config.to_json(), entropy_meta, tensors, card), layers)

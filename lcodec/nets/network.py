@@ -85,7 +85,7 @@ class Network(nn.Module):
     def interpolate(self, rows: Tensor, quality: Tensor | float) -> Tensor:
         """Rows (Q, C) in the log domain at `quality` (a number or (B,)) -> (B, C): geometric interpolation of gains."""
         knots = torch.tensor(self.config.qualities, dtype=torch.float32, device=rows.device)
-        q = torch.as_tensor(quality, dtype=torch.float32, device=rows.device).reshape(-1)
+        q = torch.as_tensor(quality, dtype=torch.float32, device=rows.device).reshape(-1).contiguous()
         if len(knots) == 1:
             return rows.expand(len(q), -1)
         if bool((q < knots[0]).any() | (q > knots[-1]).any()):
