@@ -1,23 +1,32 @@
 """Run the fuzzers: C code under sanitizers by libFuzzer, Python by atheris or, without it, by random damage.
 
     python tests/fuzz/run.py [STAGE...] [--seconds 60] [--seed N] [--random]
+    python tests/fuzz/run.py --keep fuzz-long --hours 2 --seconds 300
 
 Each stage runs that long. Exit code 1 after a fault, whose input is kept in fuzz-failures/. Needs clang for the C
-stages (apt-get install clang), and uses atheris (pip install atheris) where it is there; without clang the C stages are
-skipped, which is said.
+stages (apt-get install clang libclang-rt-dev), and uses atheris (pip install atheris) where it is there; without clang
+the C stages are skipped, which is said.
+
+`--keep` is for long runs: what libFuzzer learns and a log of all rounds stay in that folder, and the same command goes
+on where it was broken off. `--hours` goes round until the log has so many hours of processor time.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,23 +37,46 @@ from tests.fuzz.fuzz_decode import damage  # noqa: E402
 from tests.fuzz.stages import STAGES, Stage, stage  # noqa: E402
 
 FAILURES = Path("fuzz-failures")
-FLAGS = ["-std=c11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-pthread"]
-C_STAGES = ("rans", "layers", "slice")
+SANITIZERS = "-fsanitize=fuzzer,address,undefined,float-cast-overflow"
+FLAGS = ["-std=c11", "-g", "-O2", SANITIZERS, "-fno-sanitize-recover=all", "-pthread", "-D_POSIX_C_SOURCE=200809L"]
+C_STAGES = ("rans", "layers", "slice", "transforms")
 SLICE_KINDS = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "mbt2018", "cheng2020-anchor", "lc-s")
 MAX_BYTES = 4096  # of an input in C
+CASES_A_ROUND = 10**7  # more than there can be, so that rounds have seeds of their own
+
+
+class Result(NamedTuple):
+    """Of one stage: how many inputs, by what, the processor time for them in seconds, and whether none was a fault."""
+
+    stage: str
+    how: str
+    cases: int
+    cpu_s: float
+    good: bool
+
+    def say(self) -> None:
+        verdict = "no fault" if self.good else "FAULT"
+        print(f"{self.stage}: {self.cases} cases by {self.how} in {self.cpu_s:.0f} s, {verdict}", flush=True)
+
+
+def cpu_s() -> float:
+    """Of this process and of those it has waited for."""
+    return sum(os.times()[:4])
 
 
 # ---- C
 
 
 def build(name: str, folder: Path) -> Path:
-    """A libFuzzer program of csrc/ and fuzz_NAME.c."""
+    """A libFuzzer program of csrc/ and fuzz_NAME.c, unless it is there and new."""
     program = folder / f"fuzz-{name}"
     sources = [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c", *sorted((ROOT / "csrc").glob("*.c"))]
     if name == "slice":
         sources.append(ROOT / "tests" / "cross" / "case.c")
-    includes = ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "tests" / "cross")]
-    subprocess.run(["clang", *FLAGS, *includes, *map(str, sources), "-o", str(program)], check=True)
+    changed = max(path.stat().st_mtime for path in [*sources, *(ROOT / "csrc").glob("*.h")])
+    if not program.exists() or program.stat().st_mtime < changed:
+        includes = ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "tests" / "cross")]
+        subprocess.run(["clang", *FLAGS, *includes, *map(str, sources), "-o", str(program)], check=True)
     return program
 
 
@@ -63,7 +95,7 @@ def slice_cases(folder: Path) -> dict[str, tuple[Path, Path]]:
             continue
         codec = Codec(path, "cpu", 1)
         case, corpus = folder / f"{name}.case", folder / f"{name}-corpus"
-        corpus.mkdir()
+        corpus.mkdir(exist_ok=True)
         tables = table_set(list(codec.file.entropy["table_qualities"]), 1.0)
         case.write_bytes(model_words(codec.file.integers(), codec.file.entropy, tables))
         for i in range(4):
@@ -75,35 +107,40 @@ def slice_cases(folder: Path) -> dict[str, tuple[Path, Path]]:
     return cases
 
 
-def fuzz_c(name: str, seconds: float, seed: int) -> bool:
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        program = build(name, folder)
-        if name != "slice":
-            return libfuzzer(name, program, seconds, seed, [], {})
-        cases = slice_cases(folder)
-        each = seconds / len(cases)
-        return all(
-            [
-                libfuzzer(f"slice of {kind}", program, each, seed, [str(corpus)], {"LC_FUZZ_MODEL": str(case)})
-                for kind, (case, corpus) in cases.items()
-            ]
-        )
+def fuzz_c(name: str, seconds: float, seed: int, folder: Path) -> list[Result]:
+    program = build(name, folder)
+    corpus = folder / f"{name}-corpus"
+    if name != "slice":
+        corpus.mkdir(exist_ok=True)
+        return [libfuzzer(name, program, seconds, seed, corpus, {})]
+    return [
+        libfuzzer(f"slice of {kind}", program, seconds / len(SLICE_KINDS), seed, corpus, {"LC_FUZZ_MODEL": str(case)})
+        for kind, (case, corpus) in slice_cases(folder).items()
+    ]
 
 
 def libfuzzer(
-    label: str, program: Path, seconds: float, seed: int, corpus: list[str], environment: dict[str, str]
-) -> bool:
+    label: str, program: Path, seconds: float, seed: int, corpus: Path, environment: dict[str, str]
+) -> Result:
+    limits = [
+        f"-max_total_time={max(1, round(seconds))}",
+        f"-max_len={MAX_BYTES}",
+        "-timeout=100",
+        "-rss_limit_mb=2048",
+    ]
+    further = [f"-artifact_prefix={FAILURES}/", "-print_final_stats=1", f"-seed={seed + 1}"]
+    return watched(label, "libFuzzer", [str(program), *limits, *further, str(corpus)], environment)
+
+
+def watched(label: str, how: str, command: list[str], environment: dict[str, str]) -> Result:
+    """A process that libFuzzer ends."""
     FAILURES.mkdir(exist_ok=True)
-    limits = [f"-max_total_time={max(1, round(seconds))}", f"-max_len={MAX_BYTES}", "-timeout=20", "-rss_limit_mb=2048"]
-    command = [str(program), *limits, f"-seed={seed or 1}", f"-artifact_prefix={FAILURES}/", "-print_final_stats=1"]
-    done = subprocess.run([*command, *corpus], capture_output=True, text=True, env={**os.environ, **environment})
-    found = [line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line]
+    before = cpu_s()
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env={**os.environ, **environment})
+    found = [int(line.split()[-1]) for line in done.stderr.splitlines() if "number_of_executed_units" in line]
     if done.returncode:
         print(done.stderr[-6000:], file=sys.stderr)
-    verdict = "no fault" if done.returncode == 0 else "FAULT"
-    print(f"{label}: {found[0] if found else '?'} cases in {seconds:.0f} s, {verdict}", flush=True)
-    return done.returncode == 0
+    return Result(label, how, sum(found), cpu_s() - before, done.returncode == 0)
 
 
 # ---- Python
@@ -135,33 +172,79 @@ def run_random(name: str, found: Stage, seconds: float, seed: int) -> int:
     return case - seed
 
 
-def run_atheris(name: str, seconds: float, seed: int) -> bool:
-    """In a process of its own, which libFuzzer ends."""
-    command = [sys.executable, __file__, "--child", name, "--seconds", str(seconds), "--seed", str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    found = [line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line]
-    if done.returncode:
-        print(done.stderr[-6000:], file=sys.stderr)
-    verdict = "no fault" if done.returncode == 0 else "FAULT"
-    print(f"{name}: {found[0] if found else '?'} cases in {seconds:.0f} s, guided by atheris, {verdict}", flush=True)
-    return done.returncode == 0
+def fuzz_python(name: str, seconds: float, seed: int, guided: bool) -> list[Result]:
+    """By atheris, where knowing the way through the code helps, half of the time."""
+    results = []
+    if guided and name in GUIDED:
+        seconds /= 2
+        limits = [
+            f"-max_total_time={max(1, round(seconds))}",
+            f"-seed={seed + 1}",
+            "-timeout=300",
+            "-rss_limit_mb=4096",
+        ]
+        further = [f"-artifact_prefix={FAILURES}/{name}-", "-print_final_stats=1"]
+        command = [sys.executable, str(ROOT / "tests" / "fuzz" / "guided.py"), name, *limits, *further]
+        results.append(watched(name, "atheris", command, {}))
+    before, cases, good = cpu_s(), 0, True
+    with stage(name) as found:
+        try:
+            cases = run_random(name, found, seconds, seed)
+        except Exception as error:
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            good = False
+    return [*results, Result(name, "random damage", cases, cpu_s() - before, good)]
 
 
-def child(name: str, seconds: float, seed: int) -> None:
-    import atheris
+# ---- all of them
 
-    with stage(name) as found, tempfile.TemporaryDirectory() as corpus:
-        seeds = found.seeds()
-        for i, data in enumerate(seeds):
-            (Path(corpus) / str(i)).write_bytes(data)
-        FAILURES.mkdir(exist_ok=True)
-        longest = max(map(len, seeds)) + 1000
-        arguments = [f"-max_total_time={max(1, round(seconds))}", f"-max_len={longest}", f"-seed={seed or 1}"]
-        arguments += ["-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1"]
-        arguments += [f"-artifact_prefix={FAILURES}/{name}-"]
-        atheris.instrument_all() if name == "container" else None
-        atheris.Setup([sys.argv[0], *arguments, corpus], found.check)
-        atheris.Fuzz()
+
+def one_round(names: Sequence[str], seconds: float, seed: int, folder: Path, guided: bool) -> Iterator[Result]:
+    for name in names:
+        if name in STAGES:
+            results = fuzz_python(name, seconds, seed, guided)
+        elif shutil.which("clang"):
+            results = fuzz_c(name, seconds, seed, folder)
+        else:
+            print(f"{name}: skipped, clang is not installed", flush=True)
+            continue
+        for result in results:
+            result.say()
+            yield result
+
+
+def read_log(log: Path) -> list[Result]:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [Result(**json.loads(line)) for line in lines]
+
+
+def summary(results: Iterable[Result]) -> str:
+    """A line for each stage and one for all: cases, hours of processor time, faults."""
+    found = list(results)
+    lines = []
+    for name in [*dict.fromkeys(r.stage for r in found), None]:
+        chosen = [r for r in found if name in (r.stage, None)]
+        hours, faults = sum(r.cpu_s for r in chosen) / 3600, sum(not r.good for r in chosen)
+        lines.append(f"{name or 'all':30} {sum(r.cases for r in chosen):>12,} {hours:8.3f} h {faults:4} faults")
+    return "\n".join(lines)
+
+
+def long_run(names: Sequence[str], seconds: float, hours: float, keep: Path, guided: bool) -> bool:
+    """Goes round until the log in `keep` has so many hours of processor time; false if any of it was a fault."""
+    keep.mkdir(parents=True, exist_ok=True)
+    log = keep / "log.jsonl"
+    while sum(r.cpu_s for r in read_log(log)) < 3600 * hours:
+        rounds = max(Counter(r.stage for r in read_log(log)).values(), default=0)
+        for result in one_round(names, seconds, rounds * CASES_A_ROUND, keep, guided):
+            with log.open("a") as f:
+                print(json.dumps(result._asdict()), file=f)
+    results = read_log(log)
+    print(summary(results))
+    return all(r.good for r in results)
+
+
+def has_atheris() -> bool:
+    return importlib.util.find_spec("atheris") is not None
 
 
 def main() -> int:
@@ -170,42 +253,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--random", action="store_true", help="not by atheris")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-long"), help="where a long run keeps things")
+    parser.add_argument("--hours", type=float, default=0, help="go round until there are so many of processor time")
     chosen = parser.parse_args()
-    if chosen.child:
-        child(chosen.child, chosen.seconds, chosen.seed)
-        return 0
     unknown = set(chosen.stages) - {*C_STAGES, *STAGES}
     if unknown:
         parser.error(f"no stage {', '.join(sorted(unknown))}")
-    try:
-        import atheris  # noqa: F401
-
-        guided = not chosen.random
-    except ImportError:
-        guided = False
-    good = True
-    for name in chosen.stages or [*C_STAGES, *STAGES]:
-        if name in C_STAGES:
-            if not shutil.which("clang"):
-                print(f"{name}: skipped, clang is not installed", flush=True)
-                continue
-            good &= fuzz_c(name, chosen.seconds, chosen.seed)
-            continue
-        if guided and name in GUIDED:
-            good &= run_atheris(name, chosen.seconds / 2, chosen.seed)
-        share = chosen.seconds / 2 if guided and name in GUIDED else chosen.seconds
-        with stage(name) as found:
-            try:
-                cases = run_random(name, found, share, chosen.seed)
-                print(f"{name}: {cases} cases in {share:.0f} s at random, no fault", flush=True)
-            except Exception as error:
-                print(f"{name}: FAULT {type(error).__name__}: {error}", flush=True)
-                good = False
-    return 0 if good else 1
+    names, guided = chosen.stages or [*C_STAGES, *STAGES], has_atheris() and not chosen.random
+    if chosen.hours:
+        return 0 if long_run(names, chosen.seconds, chosen.hours, chosen.keep, guided) else 1
+    with tempfile.TemporaryDirectory() as folder:
+        results = list(one_round(names, chosen.seconds, chosen.seed, Path(folder), guided))
+    return 0 if all(r.good for r in results) else 1
 
 
-# Where knowing the way through the code helps; elsewhere the code that matters is torch's or compiled.
+# Elsewhere the code that matters is torch's or compiled.
 GUIDED = frozenset({"container", "model", "arguments"})
 
 if __name__ == "__main__":
