@@ -1,6 +1,6 @@
 """One Python stage under atheris, in a process that libFuzzer ends.
 
-    python tests/fuzz/guided.py STAGE [OPTION OF LIBFUZZER...]
+python tests/fuzz/guided.py STAGE [OPTION OF LIBFUZZER...]
 """
 
 from __future__ import annotations
