@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-entropy bench-wavefront fuzz vectors wheel sdist clean
+.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-entropy bench-wavefront fuzz determinism vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,8 +73,12 @@ bench-wavefront: $(BUILT) ## speed of the integer context model alone
 	$(PY) -m lcodec.bench.wavefront
 
 
-fuzz: $(BUILT) ## damage streams at random and decode them (a minute)
-	$(PY) tests/fuzz/fuzz_decode.py
+FUZZ_SECONDS ?= 60
+fuzz: $(BUILT) ## every stage under a fuzzer, a minute each (FUZZ_SECONDS=5; C needs clang and libclang-rt-dev)
+	$(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+determinism: $(BUILT) ## latents between processes set up differently, 1000 pictures a model (IMAGES=10; goes on if broken off)
+	$(PY) tests/determinism.py --images $(or $(IMAGES),1000)
 
 vectors: $(BUILT) ## write the golden vectors again: a change in them is a change of format
 	$(PY) tests/make_vectors.py

@@ -1,6 +1,8 @@
-"""A short run of the fuzzer, and every prefix and byte of one small file."""
+"""A short run of the fuzzers, what they found before, and every prefix and byte of one small file."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -10,11 +12,47 @@ from lcodec.codec import Codec
 from lcodec.decoder import decode_latents
 from lcodec.errors import StreamError
 
-from .fuzz import fuzz_decode
+from .fuzz import fuzz_decode, run
+from .fuzz.stages import STAGES, stage
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """For all stages, which share their models."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_stage_finds_no_fault_in_a_second(name, folder, monkeypatch):
+    monkeypatch.chdir(folder)  # where the input of a fault would go
+    with stage(name, folder) as found:
+        assert run.run_random(name, found, seconds=1, seed=10**9) > 0
+
+
+@pytest.mark.parametrize("name", ["rans", "transforms"])  # the others are under sanitizers in test_cross.py
+def test_stage_in_c_finds_no_fault_in_a_second(name, tmp_path, monkeypatch, capsys):
+    if not run.has_libfuzzer(tmp_path):
+        pytest.skip("not installed: clang with libFuzzer")
+    monkeypatch.chdir(tmp_path)
+    (result,) = run.fuzz_c(name, 1, 0, tmp_path)
+    assert result.good, capsys.readouterr().err
+    assert result.cases > 0
+
+
+def test_log_of_a_long_run_adds_up(tmp_path):
+    one = run.Result("rans", "libFuzzer", 1000, 1800.0, True)
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(r._asdict()) + "\n" for r in (one, one, one._replace(stage="model", good=False))))
+    lines = run.summary(run.read_log(log)).splitlines()
+    assert [line.split() for line in lines] == [
+        ["rans", "2,000", "1.000", "h", "0", "faults"],
+        ["model", "1,000", "0.500", "h", "1", "faults"],
+        ["all", "3,000", "1.500", "h", "1", "faults"],
+    ]
 
 
 def test_damaged_files_end_in_named_errors(tmp_path):
-    assert fuzz_decode.fuzz(fuzz_decode.seeds(tmp_path), seconds=5, first=1000) > 100
+    assert fuzz_decode.fuzz(fuzz_decode.seeds(tmp_path), seconds=3, first=1000) > 100
 
 
 @pytest.fixture(scope="module")

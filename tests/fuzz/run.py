@@ -38,8 +38,15 @@ from tests.fuzz.stages import STAGES, Stage, stage  # noqa: E402
 
 FAILURES = Path("fuzz-failures")
 SANITIZERS = "-fsanitize=fuzzer,address,undefined,float-cast-overflow"
-FLAGS = ["-std=c11", "-g", "-O2", SANITIZERS, "-fno-sanitize-recover=all", "-pthread", "-D_POSIX_C_SOURCE=200809L"]
-C_STAGES = ("rans", "layers", "slice", "transforms")
+FLAGS = ["-std=c11", "-g", "-O1", SANITIZERS, "-fno-sanitize-recover=all", "-pthread", "-D_POSIX_C_SOURCE=200809L"]
+LAYERS = ("csrc/lc_intnet.c", "csrc/lc_gemm*.c")
+ENTROPY = (*LAYERS, "csrc/lc_s*.c", "csrc/lc_wavefront.c", "csrc/lc_team.c", "tests/cross/case.c")
+C_STAGES = {
+    "rans": ("csrc/lc_symbols.c",),
+    "layers": LAYERS,
+    "slice": ENTROPY,
+    "transforms": ("csrc/lc_mixnet.c", "csrc/lc_dense*.c", "csrc/lc_team.c"),
+}
 SLICE_KINDS = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "mbt2018", "cheng2020-anchor", "lc-s")
 MAX_BYTES = 4096  # of an input in C
 CASES_A_ROUND = 10**7  # more than there can be, so that rounds have seeds of their own
@@ -68,16 +75,23 @@ def cpu_s() -> float:
 
 
 def build(name: str, folder: Path) -> Path:
-    """A libFuzzer program of csrc/ and fuzz_NAME.c, unless it is there and new."""
+    """A libFuzzer program of fuzz_NAME.c and what it tests, unless it is there and new."""
     program = folder / f"fuzz-{name}"
-    sources = [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c", *sorted((ROOT / "csrc").glob("*.c"))]
-    if name == "slice":
-        sources.append(ROOT / "tests" / "cross" / "case.c")
+    sources = [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c"]
+    sources += [path for pattern in C_STAGES[name] for path in sorted(ROOT.glob(pattern))]
     changed = max(path.stat().st_mtime for path in [*sources, *(ROOT / "csrc").glob("*.h")])
     if not program.exists() or program.stat().st_mtime < changed:
         includes = ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "tests" / "cross")]
         subprocess.run(["clang", *FLAGS, *includes, *map(str, sources), "-o", str(program)], check=True)
     return program
+
+
+def has_libfuzzer(folder: Path) -> bool:
+    """Whether there is clang, with the libraries that its sanitizers and libFuzzer need."""
+    source = folder / "empty.c"
+    source.write_text("int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { (void)d; (void)n; return 0; }")
+    command = ["clang", *FLAGS, str(source), "-o", str(folder / "empty")]
+    return shutil.which("clang") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def slice_cases(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -203,10 +217,10 @@ def one_round(names: Sequence[str], seconds: float, seed: int, folder: Path, gui
     for name in names:
         if name in STAGES:
             results = fuzz_python(name, seconds, seed, guided)
-        elif shutil.which("clang"):
+        elif has_libfuzzer(folder):
             results = fuzz_c(name, seconds, seed, folder)
         else:
-            print(f"{name}: skipped, clang is not installed", flush=True)
+            print(f"{name}: skipped, clang with libFuzzer is not installed", flush=True)
             continue
         for result in results:
             result.say()

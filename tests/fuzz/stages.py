@@ -94,13 +94,14 @@ def photo() -> np.ndarray:
 
 
 def model_paths(folder: Path, N: int = 8) -> list[Path]:
-    """A small model of each architecture, made on first use."""
+    """A small model of each architecture, made on first use, in a folder below."""
     from lcodec.finalize.assemble import finalize_network
     from tests.conftest import random_network
 
     paths = []
+    (folder / f"N{N}").mkdir(exist_ok=True)
     for name in ARCHITECTURES:
-        path = folder / f"{name}{weights.SUFFIX}"
+        path = folder / f"N{N}" / f"{name}{weights.SUFFIX}"
         if not path.exists():
             weights.save(finalize_network(random_network(name, N, N), {}, [photo()[:128]]).model, path)
         paths.append(path)
@@ -327,7 +328,7 @@ class Arguments(Stage):
         if self.NEVER & set(words):
             return
         words = [w for w in words if w not in ("/", "..")]  # whose contents are not ours
-        environment = {"XDG_CACHE_HOME": str(self.folder / "cache"), weights.ENVIRONMENT: str(self.folder)}
+        environment = {"XDG_CACHE_HOME": str(self.folder / "cache"), weights.ENVIRONMENT: str(self.folder / "N8")}
         before = Path.cwd()
         os.chdir(self.place)
         try:
@@ -417,14 +418,14 @@ STAGES: dict[str, type[Stage]] = {
 
 
 @contextmanager
-def stage(name: str) -> Iterator[Stage]:
-    """A stage with a folder of its own, on one thread."""
+def stage(name: str, folder: Path | None = None) -> Iterator[Stage]:
+    """A stage on one thread, in a folder of its own if none is given."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            yield STAGES[name](Path(folder))
+        with tempfile.TemporaryDirectory() as own:
+            yield STAGES[name](folder or Path(own))
     finally:
         torch.set_num_threads(threads)
