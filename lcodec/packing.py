@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from lcodec.errors import ModelError
 
 STEPS = 1 << 11  # of a row's largest weight, at most: as many as a half float can tell apart
 ROUNDED_ELEMENTS = 4096  # smaller tensors are not worth rounding, and the last layers among them show it most
-MAX_BYTES = 1 << 30  # of one tensor
+MAX_BYTES = 1 << 30  # of all tensors of a model
 KINDS = ("plain", "rows")
 DTYPES = ("|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<f2", "<f4")
 
@@ -46,6 +46,13 @@ def pack(array: np.ndarray) -> tuple[str, bytes]:
             exponents, multiples = rows
             return "rows", zlib.compress(exponents.tobytes() + _planes(multiples), 9)
     return "plain", zlib.compress(_planes(array), 9)
+
+
+def check_total(packed: Mapping[str, tuple[str, str, Sequence[int]]]) -> None:
+    """Kind, dtype and shape of each tensor: raises ModelError if together they are larger than a model can be."""
+    total = sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in packed.values())
+    if total > MAX_BYTES:
+        raise ModelError(f"{total} bytes of tensors are more than any model needs")
 
 
 def unpack(kind: str, data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:

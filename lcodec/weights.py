@@ -142,6 +142,8 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
     try:
         from safetensors import safe_open
 
+        if packed is not None:
+            packing.check_total(packed)
         with safe_open(path, framework="numpy") as f:
             for key in f.keys():  # noqa: SIM118 - not a mapping
                 kind, dtype, shape = packed[key] if packed is not None else ("", f.get_slice(key).get_dtype(), ())
@@ -195,7 +197,7 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any], dict[str
             size = int.from_bytes(f.read(8), "little")
             if not 2 <= size <= MAX_HEADER_BYTES:
                 raise _not_a_model(path)
-            metadata = json.loads(f.read(size)).get("__metadata__", {})
+            metadata = _parsed(f.read(size)).get("__metadata__", {})
     except FileNotFoundError as e:
         raise ModelError(f"no model file {path}") from e
     except OSError as e:
@@ -203,7 +205,7 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any], dict[str
     except (ValueError, AttributeError, RecursionError) as e:
         raise _not_a_model(path) from e
     try:
-        parsed = json.loads(metadata["lcodec"])
+        parsed = _parsed(metadata["lcodec"])
         description, card, stored_id = parsed["model"], parsed["card"], str(parsed["id"])
         packed = parsed.get("packed")
         bytes.fromhex(stored_id)
@@ -219,6 +221,18 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any], dict[str
     if not known:
         raise ModelError(f"{path} has model format {description['format']!r}, known is {FORMAT}", "try a newer lcodec")
     return description, stored_id, card, packed
+
+
+def _parsed(text: str | bytes) -> Any:
+    """JSON in which no key stands twice: readers differ in which of the two they take. Raises ValueError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -304,6 +318,5 @@ def find(wanted: str | os.PathLike[str]) -> Path:
     names = dict.fromkeys(model.name for model in models)
     raise ModelError(
         f"no model with id {text}" if is_id else f"no model {text}",
-        f"looked in {places}; known: {', '.join(names) or 'none'}; "
-        f"${ENVIRONMENT} adds folders, see lcodec models",
+        f"looked in {places}; known: {', '.join(names) or 'none'}; ${ENVIRONMENT} adds folders, see lcodec models",
     )

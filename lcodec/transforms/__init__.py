@@ -23,6 +23,7 @@ from .tiling import HALO_LATENTS
 __all__ = ["Transforms", "choose_device", "open_transforms"]
 
 Floats = NDArray[np.float32]
+MAX_LOG_GAIN = 80.0  # float32 ends at 88.7
 
 
 class Transforms(ABC):
@@ -36,8 +37,8 @@ class Transforms(ABC):
         self.config = config
         self.halo = HALO_LATENTS[config.arch.transform]
         for rows in (log_gain, log_inverse_gain):
-            if rows.shape != (len(config.qualities), config.M) or not np.isfinite(rows).all():
-                raise ModelError("the model is damaged: its gains have a wrong shape or are not finite")
+            if rows.shape != (len(config.qualities), config.M) or not (np.abs(rows) < MAX_LOG_GAIN).all():
+                raise ModelError("the model is damaged: its gains have a wrong shape or are out of range")
         self._log_gain, self._log_inverse_gain = log_gain, log_inverse_gain
 
     def gain(self, quality: float) -> Floats:

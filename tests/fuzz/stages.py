@@ -203,7 +203,9 @@ class Models(Stage):
     """The loader of model files: safetensors, description, tables, integer layers, tensors of the networks."""
 
     def seeds(self) -> list[bytes]:
-        return [bytes([mode]) + path.read_bytes() for path in model_paths(self.folder, 4) for mode in (0, 1)]
+        paths = model_paths(self.folder, 4)
+        packed = [b"\0" + weights.pack(weights.load(path), compress=True) for path in paths]
+        return packed + [bytes([mode]) + path.read_bytes() for path in paths for mode in (0, 1)]
 
     def check(self, data: bytes) -> None:
         from lcodec.zoo.verify import verify
@@ -287,7 +289,7 @@ class Arguments(Stage):
         "--region 0,0,8,8 1,2,3 -1,0,5,5 "
         "--limit-pixels 10 1e9 --target-bpp 0.5 --target-psnr 36 nan inf --target-size 2kB 0 --effort --all --yes -f "
         "jpg exe --format --strip --allow-partial --digest --metric mse --calibration --report --fp16 --summary \x07 "
-        "ä \ud800 4 2.5 9 tiny-mbt2018-mean m.safetensors ckpt.pt --help -h -V --debug --debug= --=x -q=4 --list "
+        "ä \udcff 4 2.5 9 tiny-mbt2018-mean m.safetensors ckpt.pt --help -h -V --debug --debug= --=x -q=4 --list "
         "--resume --skip-existing --fail-fast --text --no-text --card"
     ).split(" ")
     # They start processes, go to the network, or take long on purpose.
