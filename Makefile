@@ -94,4 +94,4 @@ sdist: $(BUILT) ## build a source archive into dist/
 clean: ## remove everything that make made, .venv too
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find lcodec tests models -name __pycache__ -prune -exec rm -rf {} +
-	rm -f lcodec/entropy/*.so lcodec/entropy/_*.c
+	rm -f lcodec/entropy/*.so lcodec/entropy/_*.c lcodec/cpu/*.so lcodec/cpu/_*.c

@@ -76,6 +76,12 @@ typedef struct lc_dense_kernels {
     /* out[i] = bf16(v), v = in[i] * scale[i]; low[i] = bf16(v - out[i]) */
     void (*scaled)(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out, lc_bf16 *low);
     void (*rounded)(const float *in, int32_t n, lc_bf16 *out);
+    void (*squares)(const float *in, int32_t n, lc_bf16 *out);
+
+    /* x *= 1 / sqrt(sums + beta), or if `inverse` sqrt(sums + beta), and x += add unless NULL; n rows of `width` up to
+     * LC_DENSE_PANEL channels. sums + beta is positive. */
+    void (*normalise)(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width, float *x,
+                      const float *add, ptrdiff_t step);
 
     /* Pixels: clamp(x, 0, 1) * white, rounded. */
     void (*to_bytes)(const float *x, int32_t n, uint8_t *out);

@@ -87,6 +87,7 @@ const lc_dense_kernels *lc_dense_kernels_amx(void)
         .residual = residual_zmm,
         .store = store_zmm,
         .depthwise = depthwise_zmm,
+        .normalise = normalise_zmm,
         LC_DENSE_SMALL,
     };
 

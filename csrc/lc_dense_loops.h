@@ -3,6 +3,7 @@
  * The loops around the products, in plain C that compilers turn into vectors. Each file of kernels includes this once
  * with LC_DENSE_TARGET as the attribute of its instruction set, and so has its own copy.
  */
+#include <math.h>
 #include <string.h>
 
 #include "lc_dense.h"
@@ -113,7 +114,36 @@ LC_DENSE_TARGET static void depthwise(const lc_bf16 *a, ptrdiff_t row_step, cons
     }
 }
 
+LC_DENSE_TARGET static void normalise(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width,
+                                      float *x, const float *add, ptrdiff_t step)
+{
+    int32_t i, c;
+
+    for (i = 0; i < n; i++) {
+        const float *norm = sums + LC_DENSE_PANEL * i;
+        float *to = x + step * i;
+
+        for (c = 0; c < width; c++) {
+            const float root = sqrtf(norm[c] + beta[c]);
+
+            to[c] = inverse ? to[c] * root : to[c] / root;
+        }
+        for (c = 0; add && c < width; c++) {
+            to[c] += add[step * i + c];
+        }
+    }
+}
+
 #endif
+
+LC_DENSE_TARGET static void squares(const float *in, int32_t n, lc_bf16 *out)
+{
+    int32_t i;
+
+    for (i = 0; i < n; i++) {
+        out[i] = to_bf16(in[i] * in[i]);
+    }
+}
 
 LC_DENSE_TARGET static void scaled(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out, lc_bf16 *low)
 {
@@ -159,5 +189,7 @@ LC_DENSE_TARGET static void to_words(const float *x, int32_t n, uint16_t *out)
     }
 }
 
-#define LC_DENSE_SMALL .scaled = scaled, .rounded = rounded, .to_bytes = to_bytes, .to_words = to_words
-#define LC_DENSE_LARGE .leaky = leaky, .residual = residual, .store = store, .depthwise = depthwise
+#define LC_DENSE_SMALL                                                                                              \
+    .scaled = scaled, .rounded = rounded, .squares = squares, .to_bytes = to_bytes, .to_words = to_words
+#define LC_DENSE_LARGE                                                                                              \
+    .leaky = leaky, .residual = residual, .store = store, .depthwise = depthwise, .normalise = normalise

@@ -126,3 +126,25 @@ LC_DENSE_TARGET static void depthwise_zmm(const lc_bf16 *a, ptrdiff_t row_step, 
         }
     }
 }
+
+/* The root by its estimate, which is within 2^-14. */
+LC_DENSE_TARGET static void normalise_zmm(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width,
+                                          float *x, const float *add, ptrdiff_t step)
+{
+    int32_t i, c;
+
+    for (c = 0; c < width; c += 16) {
+        const __mmask16 there = width - c < 16 ? (__mmask16)((1U << (width - c)) - 1) : (__mmask16)0xffff;
+        const __m512 least = _mm512_loadu_ps(beta + c);
+
+        for (i = 0; i < n; i++) {
+            float *to = x + step * i + c;
+            const __m512 norm = _mm512_add_ps(_mm512_loadu_ps(sums + LC_DENSE_PANEL * i + c), least);
+            const __m512 over_root = _mm512_rsqrt14_ps(norm);
+            const __m512 factor = inverse ? _mm512_mul_ps(norm, over_root) : over_root;
+            const __m512 added = add ? _mm512_maskz_loadu_ps(there, add + step * i + c) : _mm512_setzero_ps();
+
+            _mm512_mask_storeu_ps(to, there, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, to), factor, added));
+        }
+    }
+}

@@ -9,32 +9,18 @@ import numpy as np
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.string cimport memset
 
+from lcodec.cpu._dense cimport (
+    LC_FLOAT_AMX, LC_FLOAT_AVX2, LC_FLOAT_AVX512, LC_FLOAT_PLAIN, LC_NO_MEMORY, LC_OK,
+    lc_bf16, lc_dense_kernels, lc_dense_kernels_get, lc_float_isa, lc_float_isa_best, lc_status,
+)
+
 from lcodec.errors import ModelError, UsageError
-
-
-cdef extern from "lc_status.h":
-    ctypedef enum lc_status:
-        LC_OK
-        LC_NO_MEMORY
 
 
 cdef extern from "lc_team.h":
     ctypedef struct lc_team:
         pass
     void lc_team_fail(lc_team *team, lc_status status)
-
-
-cdef extern from "lc_dense.h":
-    ctypedef uint16_t lc_bf16
-    ctypedef struct lc_dense_kernels:
-        pass
-    ctypedef enum lc_float_isa:
-        LC_FLOAT_PLAIN
-        LC_FLOAT_AVX2
-        LC_FLOAT_AVX512
-        LC_FLOAT_AMX
-    const lc_dense_kernels *lc_dense_kernels_get(lc_float_isa isa)
-    lc_float_isa lc_float_isa_best()
 
 
 cdef extern from "lc_mixnet.h":
@@ -80,25 +66,25 @@ cdef extern from "lc_mixnet.h":
     void lc_mix_worker(lc_mix_job *job, int32_t rank) nogil
 
 
-_ISAS = {"plain": LC_FLOAT_PLAIN, "avx2": LC_FLOAT_AVX2, "avx512": LC_FLOAT_AVX512, "amx": LC_FLOAT_AMX}
+ISAS = {"plain": LC_FLOAT_PLAIN, "avx2": LC_FLOAT_AVX2, "avx512": LC_FLOAT_AVX512, "amx": LC_FLOAT_AMX}
 MAX_THREADS = 64
 
 
 def isas():
     """Names of the instruction sets that this machine has kernels for, slowest first."""
-    return tuple(name for name, number in _ISAS.items() if lc_dense_kernels_get(<lc_float_isa><int>number) != NULL)
+    return tuple(name for name, number in ISAS.items() if lc_dense_kernels_get(<lc_float_isa><int>number) != NULL)
 
 
 def default_isa():
     """The environment variable LCODEC_FLOAT_ISA if it is set, else the fastest there is."""
-    return os.environ.get("LCODEC_FLOAT_ISA") or {v: k for k, v in _ISAS.items()}[<int>lc_float_isa_best()]
+    return os.environ.get("LCODEC_FLOAT_ISA") or {v: k for k, v in ISAS.items()}[<int>lc_float_isa_best()]
 
 
 cdef const lc_dense_kernels *_kernels(isa) except NULL:
     name = default_isa() if isa is None else isa
     if name not in isas():
         raise UsageError(f"instruction set {name!r} is not available", "available here: " + ", ".join(isas()))
-    return lc_dense_kernels_get(<lc_float_isa><int>_ISAS[name])
+    return lc_dense_kernels_get(<lc_float_isa><int>ISAS[name])
 
 
 cdef class MixNet:

@@ -93,7 +93,7 @@ def aligned(x: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return memory[start : start + x.size]
 
 
-def _inputs(matrix: NDArray[np.float32], n_in: int | None = None) -> NDArray[np.float32]:
+def rows_padded(matrix: NDArray[np.float32], n_in: int | None = None) -> NDArray[np.float32]:
     """(inputs, outputs) with the inputs padded."""
     return np.pad(matrix, ((0, (n_in or padded(len(matrix))) - len(matrix)), (0, 0)))
 
@@ -110,7 +110,7 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
         return tensors[f"{name}.bias"]
 
     def dense(name: str, n_in: int | None = None, n_out: int | None = None) -> PackedLayer:
-        return pack_layer([_inputs(tensors[f"{name}.weight"][:, :, 0, 0].T, n_in)], bias(name), n_out)
+        return pack_layer([rows_padded(tensors[f"{name}.weight"][:, :, 0, 0].T, n_in)], bias(name), n_out)
 
     def block(name: str) -> PackedBlock:
         depthwise = tensors[f"{name}.depthwise.weight"]
@@ -126,20 +126,20 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
 
     def strided(name: str, exact: bool = False) -> PackedLayer:
         w = tensors[f"{name}.weight"]  # (out, in, 3, 3)
-        rows = [np.concatenate([_inputs(w[:, :, ky, kx].T) for kx in range(3)]) for ky in range(3)]
+        rows = [np.concatenate([rows_padded(w[:, :, ky, kx].T) for kx in range(3)]) for ky in range(3)]
         return pack_layer(_exact(rows) if exact else rows, bias(name))
 
     def transposed(name: str, phase: int) -> PackedLayer:
         # out[2 i - 1 + k] += in[i] * w[k]: even outputs see tap 1 of i, odd ones tap 2 of i and tap 0 of i + 1
         w = tensors[f"{name}.weight"]  # (in, out, 3, 3)
         rows, columns = ([1], [2, 0])[phase // 2], ([1], [2, 0])[phase % 2]
-        segments = [np.concatenate([_inputs(w[:, :, ky, kx]) for kx in columns]) for ky in rows]
+        segments = [np.concatenate([rows_padded(w[:, :, ky, kx]) for kx in columns]) for ky in rows]
         return pack_layer(_exact(segments), bias(name))
 
     order = _patch_order()
     first = tensors["g_a.1.weight"][:, order, 0, 0].T
     upper = from_bf16(bf16(first))
-    last = _inputs(tensors["g_s.4.weight"][order, :, 0, 0].T)
+    last = rows_padded(tensors["g_s.4.weight"][order, :, 0, 0].T)
     return PackedNet(
         widths=(len(tensors["g_a.1.bias"]), len(tensors["g_a.5.bias"])),
         N=padded(len(tensors["g_a.1.bias"])),

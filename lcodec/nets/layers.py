@@ -126,7 +126,7 @@ class ResidualBlockUpsample(nn.Module):
         return self.igdn(self.conv(F.leaky_relu(self.subpel_conv(x), 0.01))) + self.upsample(x)
 
 
-class _AttentionUnit(nn.Module):
+class AttentionUnit(nn.Module):
     def __init__(self, N: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
@@ -142,8 +142,8 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, N: int) -> None:
         super().__init__()
-        self.conv_a = nn.Sequential(*(_AttentionUnit(N) for _ in range(3)))
-        self.conv_b = nn.Sequential(*(_AttentionUnit(N) for _ in range(3)), conv1x1(N, N))
+        self.conv_a = nn.Sequential(*(AttentionUnit(N) for _ in range(3)))
+        self.conv_b = nn.Sequential(*(AttentionUnit(N) for _ in range(3)), conv1x1(N, N))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv_a(x) * torch.sigmoid(self.conv_b(x))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcodec.errors import ModelError
 from lcodec.nets import NetConfig, Network
 from lcodec.weights import ModelFile
 
 from . import Floats, Transforms
+from .inference import prepare
 
 
 class TorchTransforms(Transforms):
@@ -21,25 +22,29 @@ class TorchTransforms(Transforms):
         super().__init__(network.config, *(rows.detach().cpu().numpy() for rows in _gains(network)))
         torch.set_num_threads(threads)
         self._device = torch.device(device)
-        self.network = network.to(self._device).channels_last()
+        network = network.to(self._device).channels_last().eval().requires_grad_(False)
+        self._of_magnitude = network.config.arch.entropy == "hyperprior"
+        self._g_a, self._g_s = prepare(network.g_a, threads), prepare(network.g_s, threads)
+        self._h_a = prepare(getattr(network, "h_a", nn.Identity()), threads)  # factorized: has none, is not asked
 
     @torch.inference_mode()
     def analyse(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Floats:
         white = float(np.iinfo(pixels.dtype).max)
         # torch knows little of uint16
         x = self._batch(pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels).float().div_(white)
-        return _array(self.network.g_a(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)))
+        return _array(self._g_a(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)))
 
     @torch.inference_mode()
     def hyper_analyse(self, y: Floats) -> Floats:
-        return _array(self.network.hyper_analyse(self._batch(y).contiguous()).float())
+        batch = self._batch(y)
+        return _array(self._h_a(batch.abs() if self._of_magnitude else batch))
 
     @torch.inference_mode()
     def synthesise(
         self, y_hat: NDArray[np.int32], scale: Floats, *, gray: bool = False, deep: bool = False
     ) -> NDArray[np.uint8] | NDArray[np.uint16]:
         factor = torch.from_numpy(np.ascontiguousarray(scale)).to(self._device)[:, None, None]
-        x_hat = self.network.g_s(self._batch(y_hat).float() * factor)[0].clamp(0, 1)
+        x_hat = self._g_s(self._batch(y_hat).float() * factor)[0].clamp(0, 1)
         dtype = np.uint16 if deep else np.uint8
         out = (x_hat.mean(0, keepdim=True) if gray else x_hat).mul(float(np.iinfo(dtype).max)).round()
         out = out.to(torch.int32 if deep else torch.uint8).permute(1, 2, 0)
