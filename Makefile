@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-entropy bench-wavefront fuzz determinism vectors wheel sdist clean
+.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-large bench-entropy bench-wavefront fuzz determinism vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,7 +26,7 @@ $(PY):
 # Without build isolation, so that the compiler runs against what is in .venv and needs no network the second time.
 $(BUILT): pyproject.toml setup.cfg .constraints.txt $(SOURCES) | $(PY)
 	$(PIP) install "setuptools>=80" "cython>=3.1"
-	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,bench,browser,dev]"
+	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,bench,browser,large,dev]"
 	@touch $@
 
 venv: $(BUILT) ## create .venv with lcodec (editable) and all tools
@@ -64,6 +64,9 @@ bench: $(BUILT) ## shipped models beside other codecs, into README and models/ (
 
 bench-batch: $(BUILT) ## thousands of small images, the whole command against the codec alone (minutes)
 	$(PY) -m lcodec.bench.batch
+
+bench-large: $(BUILT) ## images of 10, 100 and 1000 megapixels: time, peak memory, regions (LARGE="--megapixels 100")
+	$(PY) -m lcodec.bench.large $(LARGE)
 
 bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one core
 	$(PY) -m lcodec.bench.entropy

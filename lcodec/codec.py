@@ -38,11 +38,13 @@ from lcodec.entropy.tables import table_set
 from lcodec.errors import InputError, ModelError, UsageError
 from lcodec.header import quality_to_code
 from lcodec.image import (
+    AlphaEncoder,
     BandedPicture,
     Picture,
     crop,
     encode_alpha,
     fill_transparent,
+    fill_transparent_bands,
     padded_bands,
 )
 from lcodec.nets.config import NetConfig
@@ -175,14 +177,19 @@ class Codec:
     def encode_bands(
         self, picture: BandedPicture, quality: float, *, alpha: bytes | None = None, slice_log2: int = 6
     ) -> EncodeResult:
-        """A picture that comes in bands of rows -> .lic file, with `alpha` for the payload of its ALPHA section.
+        """A picture that comes in bands of rows -> .lic file.
 
-        Memory depends on the width only, but for the file: that of about two rows of tiles, with their latents.
+        alpha: the payload of its ALPHA section for one that is in no band. Memory depends on the width only, but for
+        the file: that of about two rows of tiles, with their latents.
         Raises UsageError for a quality that the model does not have, InputError if the bands do not make the picture.
         """
         start = time.perf_counter()
         box = self._container(picture, self._quality_code(quality), alpha, slice_log2)
-        taken = self._encode_latents(box, self._analyse(box.header, picture.bands))
+        bands, own_alpha = picture.bands, None
+        if picture.has_alpha:
+            own_alpha = AlphaEncoder(picture.deep)
+            bands = fill_transparent_bands(_taking_alpha(bands, own_alpha))
+        taken = self._encode_latents(box, self._analyse(box.header, bands), own_alpha)
         return self._result(taken, 1, start, taken.entropy_s)
 
     def _encode_searched(
@@ -310,10 +317,10 @@ class Codec:
         pixels = Bands(padded_bands(bands, header.height, header.width))
         return Bands(analyse_bands(self.transforms, pixels, header.latent_height, header.latent_width))
 
-    def _encode_latents(self, box: Container, y: Bands) -> _Attempt:
+    def _encode_latents(self, box: Container, y: Bands, alpha: AlphaEncoder | None = None) -> _Attempt:
         """The file of `box`, a row of slices at a time: hyper-analysis, quantization, entropy coding.
 
-        y: as `_analyse` gives it.
+        y: as `_analyse` gives it. alpha: has all of it when all of y was drawn.
         """
         header = box.header
         gain = self.transforms.gain(known_quality(header, self.file))
@@ -340,7 +347,8 @@ class Codec:
             digest.update(band)
             if y_hat is not None:
                 y_hat.append(band)
-        data = container.pack(replace(box, slices=slices))
+        box = replace(box, slices=slices, alpha=box.alpha if alpha is None else alpha.payload())
+        data = container.pack(box)
         return _Attempt(header, data, digest.hexdigest(), None if y_hat is None else np.concatenate(y_hat), entropy_s)
 
     def _encode_group(
@@ -435,6 +443,12 @@ def in_bands(picture: Picture) -> BandedPicture:
     return BandedPicture(
         bands, picture.height, picture.width, picture.gray, picture.deep, picture.icc, picture.exif, picture.xmp
     )
+
+
+def _taking_alpha(bands: Iterator[np.ndarray], encoder: AlphaEncoder) -> Iterator[np.ndarray]:
+    for band in bands:
+        encoder.add(band[:, :, -1])
+        yield band
 
 
 def to_fixed(v: np.ndarray) -> np.ndarray:

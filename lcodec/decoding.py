@@ -13,7 +13,7 @@ from lcodec.decoder import LatentBands, LatentsDigest, check_model, check_size, 
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import Corrupt, StreamError
 from lcodec.header import PIXELS_PER_LATENT
-from lcodec.image import Picture, alpha_rows
+from lcodec.image import BandedPicture, Picture, alpha_rows
 from lcodec.region import Region, check_region, slice_region
 from lcodec.transforms import Transforms
 from lcodec.transforms.bands import Bands
@@ -82,18 +82,22 @@ class Decoding:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         alpha = None if self._alpha is None else self._alpha_rows(self._alpha)
+        resumed = self._start
+        active_s = 0.0
         for band in self._pixels():
             if alpha is not None:
                 rows = np.array(list(islice(alpha, len(band))), self.dtype)
                 band = np.concatenate([band, rows[:, :, None]], axis=2)
+            active_s += time.perf_counter() - resumed  # what is done with a band takes its own time
             yield band
+            resumed = time.perf_counter()
         if alpha is not None and self._whole:
             next(alpha, None)  # shows whether its stream ends as it must
         latents = self._latents
         if len(latents.lost) == latents.count:
             raise Corrupt("nothing is left of what was to be decoded")
         self.lost = [slice_region(self.header, number) for number in latents.lost]
-        total = time.perf_counter() - self._start
+        total = active_s + time.perf_counter() - resumed
         self.seconds = {"entropy": latents.seconds, "transform": total - latents.seconds, "total": total}
 
     def _pixels(self) -> Iterator[np.ndarray]:
@@ -142,17 +146,23 @@ class Decoding:
                 given += 1
                 yield np.full(region.width, np.iinfo(self.dtype).max, self.dtype)
 
+    def banded(self) -> BandedPicture:
+        """The same as a picture; what comes last here is there when its bands are drawn."""
+        return BandedPicture(
+            iter(self),
+            self.height,
+            self.width,
+            self.gray,
+            self.deep,
+            self.icc,
+            self.exif,
+            self.xmp,
+            self._alpha is not None,
+        )
+
     def whole(self) -> Picture:
-        """All of it."""
-        pixels = np.empty((self.height, self.width, 1 if self.gray else 3), self.dtype)
-        alpha = None if self._alpha is None else np.empty((self.height, self.width), self.dtype)
-        row = 0
-        for band in self:
-            pixels[row : row + len(band)] = band[:, :, : pixels.shape[2]]
-            if alpha is not None:
-                alpha[row : row + len(band)] = band[:, :, -1]
-            row += len(band)
-        return Picture(pixels[:, :, 0] if self.gray else pixels, alpha, self.icc, self.exif, self.xmp)
+        """All of it in memory."""
+        return self.banded().whole()
 
 
 def _latents_of(region: Region) -> Box:

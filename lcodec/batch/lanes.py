@@ -25,6 +25,7 @@ T = TypeVar("T")
 # one tile of the transforms.
 BYTES_PER_PIXEL = 40
 BYTES_OF_A_TILE = 500_000_000
+ROWS_IN_WORK = 1024  # of a picture that comes in bands, counted like pixels of one that is there
 TILE_PX = 1 << 20
 
 

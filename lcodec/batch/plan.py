@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
-from lcodec.atomic import remove_stale, write_atomically
+from lcodec.atomic import open_atomically, remove_stale, write_atomically
 from lcodec.batch.places import Place, Remote, is_url
 from lcodec.batch.sources import STREAM, Search, Source
 from lcodec.errors import OutputError, UsageError
@@ -43,6 +46,31 @@ def write(job: Job, data: bytes, force: bool) -> None:
     else:
         make_folder(job)
         write_atomically(job.target, data, overwrite=force or job.overwrite)
+
+
+def write_by(job: Job, produce: Callable[[BinaryIO], None], force: bool) -> int:
+    """The same for what `produce` writes to a file, bit by bit and perhaps going back; returns its size in bytes.
+
+    Raises OutputError and what `produce` raises: then nothing is there.
+    """
+    if isinstance(job.target, Path) and not is_special(job.target):
+        make_folder(job)
+        with open_atomically(job.target, overwrite=force or job.overwrite) as file:
+            produce(file)
+            return file.seek(0, os.SEEK_END)
+    with tempfile.TemporaryFile(prefix="lcodec-") as file:
+        produce(file)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if job.target is None:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        elif isinstance(job.target, Remote):
+            write(job, file.read(), force)
+        else:
+            with open_atomically(job.target, overwrite=True) as device:
+                shutil.copyfileobj(file, device)
+        return size
 
 
 def make_folder(job: Job) -> None:

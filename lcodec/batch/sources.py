@@ -30,6 +30,12 @@ class Source:
     def name(self) -> str:
         return "stdin" if self.path is None else str(self.path)
 
+    def local_or_read(self) -> Path | bytes:
+        """The file, where it is one on this machine that can be read more than once; all bytes else. InputError."""
+        if self.fault or not isinstance(self.path, Path) or not os.path.isfile(self.path):
+            return self.read()
+        return self.path
+
     def read(self) -> bytes:
         """All bytes. Raises InputError."""
         if self.fault:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lcodec.batch.lanes import Stages
-from lcodec.batch.plan import Job, is_special, write
+from lcodec.batch.lanes import ROWS_IN_WORK, Stages
+from lcodec.batch.plan import Job, is_special, write, write_by
 from lcodec.cli import files, metadata, options
 from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
@@ -19,6 +19,8 @@ from lcodec.region import parse_region
 
 if TYPE_CHECKING:
     from lcodec.codec import Codec, DecodeResult
+    from lcodec.decoding import Decoding as BandedDecoding
+    from lcodec.image import BandedPicture, Picture
     from lcodec.region import Region
 
 SUFFIXES = frozenset({".lic"})
@@ -124,7 +126,7 @@ class Decoder:
     def process(self, job: Job, stages: Stages) -> dict[str, Any]:
         """Read, decode and write one file. Raises LcodecError, StopBatch."""
         from lcodec.container import read_header
-        from lcodec.image import image_bytes
+        from lcodec.image import LARGE_PX
 
         how, start = self.how, time.perf_counter()
         data = job.source.read()
@@ -133,20 +135,49 @@ class Decoder:
         header = read_header(data)
         codec = self._codec(data, header.model_id)
         loaded = time.perf_counter()
-        part = how.region
-        with stages.memory(part.width * part.height if part else header.width * header.height):
-            with stages.networks():
-                begun = time.perf_counter()
-                result = codec.decode(data, **how.arguments())
-            ending = how.suffix if job.target is None or is_special(job.target) else job.target.suffix
-            picture, lost = metadata.fitted(result.picture, ending, how.strip, how.orient, how.strict)
-            written = image_bytes(picture, ending)
-        write(job, written, how.force)
-        record = describe(job, len(data), len(written), codec, result) | {"warnings": [*result.warnings, *lost]}
+        width, height = (how.region.width, how.region.height) if how.region else (header.width, header.height)
+        large = width * height > LARGE_PX
+        result: DecodeResult | BandedDecoding
+        picture: Picture | BandedPicture
+        with stages.memory(min(height, ROWS_IN_WORK) * width if large else height * width):
+            if large:
+                with stages.networks():
+                    begun = time.perf_counter()
+                    result = codec.decode_bands(data, **how.arguments())
+                    picture = result.banded()
+                    size, lost = self._write_by_rows(job, picture)
+            else:
+                with stages.networks():
+                    begun = time.perf_counter()
+                    result = codec.decode(data, **how.arguments())
+                picture = result.picture
+                size, lost = self._write_whole(job, picture)
+        record = describe(job, len(data), size, codec, result, picture) | {"warnings": [*result.warnings, *lost]}
         if result.lost or result.alpha_lost:
             raise incomplete(record, result)
         elapsed = time.perf_counter() - start - (begun - read)
         return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
+
+    def _ending(self, job: Job) -> str:
+        return self.how.suffix if job.target is None or is_special(job.target) else job.target.suffix
+
+    def _write_whole(self, job: Job, picture: Picture) -> tuple[int, list[str]]:
+        """Size of the file in bytes; what is lost in it."""
+        from lcodec.image import image_bytes
+
+        how, ending = self.how, self._ending(job)
+        picture, lost = metadata.fitted(picture, ending, how.strip, how.orient, how.strict)
+        written = image_bytes(picture, ending)
+        write(job, written, how.force)
+        return len(written), lost
+
+    def _write_by_rows(self, job: Job, picture: BandedPicture) -> tuple[int, list[str]]:
+        """The same; rows are written as they come, to where they are no output before all are there."""
+        from lcodec.image import write_bands
+
+        how, ending = self.how, self._ending(job)
+        picture, lost = metadata.fitted(picture.ahead(), ending, how.strip, how.orient, how.strict)
+        return write_by(job, lambda file: write_bands(file, picture, ending), how.force), lost
 
     def _codec(self, data: bytes, model_id: bytes) -> Codec:
         """The codec for a file. Raises ModelError without its model."""
@@ -177,7 +208,7 @@ def check_suffix(suffix: str) -> str:
     return suffix.lower()
 
 
-def incomplete(record: dict[str, Any], result: DecodeResult) -> Incomplete:
+def incomplete(record: dict[str, Any], result: DecodeResult | BandedDecoding) -> Incomplete:
     """The error that says which parts of a written image are not what they were."""
     places = [str(region) for region in result.lost]
     shown = " ".join(places[:PLACES_SHOWN])
@@ -196,21 +227,27 @@ def incomplete(record: dict[str, Any], result: DecodeResult) -> Incomplete:
     )
 
 
-def describe(job: Job, size: int, output_size: int, codec: Codec, result: DecodeResult) -> dict[str, Any]:
+def describe(
+    job: Job,
+    size: int,
+    output_size: int,
+    codec: Codec,
+    result: DecodeResult | BandedDecoding,
+    picture: Picture | BandedPicture,
+) -> dict[str, Any]:
     """What --json prints, and the human line is made of. Sizes in bytes, times in seconds."""
-    height, width = result.pixels.shape[:2]
     return {
         "input": job.source.name,
         "output": job.target_name,
-        "width": width,
-        "height": height,
+        "width": picture.width,
+        "height": picture.height,
         "input_bytes": size,
         "output_bytes": output_size,
         "bpp": round(8 * size / (result.header.width * result.header.height), 5),
         "model": codec.name,
         "model_id": codec.id,
-        "mode": result.picture.mode,
-        "depth": 16 if result.picture.deep else 8,
+        "mode": picture.mode,
+        "depth": 16 if picture.deep else 8,
         "quality": result.header.quality,
         **({} if result.digest is None else {"digest": result.digest}),
         "seconds": rounded(result.seconds),

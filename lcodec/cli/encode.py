@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec import DEFAULT_QUALITY
-from lcodec.batch.lanes import Stages, StopBatch
+from lcodec.batch.lanes import ROWS_IN_WORK, Stages, StopBatch
 from lcodec.batch.plan import Job, write
 from lcodec.cli import files, metadata, options
 from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
 from lcodec.cli.tally import describe_size, rounded
-from lcodec.errors import LcodecError, UsageError
+from lcodec.cli.verify import check, check_bands
+from lcodec.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lcodec.codec import Codec, EncodeResult
-    from lcodec.image import Image, Picture
+    from lcodec.image import BandedPicture, Image
     from lcodec.search.target import Target
 
 SUFFIX = ".lic"
@@ -130,12 +133,19 @@ class Encoder:
 
     def process(self, job: Job, stages: Stages) -> dict[str, Any]:
         """Read, encode and write one file. Raises LcodecError, StopBatch."""
-        from lcodec.image import read_size
+        from lcodec.image import BandedPicture, read_size
 
         how, name, start = self.how, job.source.name, time.perf_counter()
-        data = job.source.read()
-        with stages.memory(read_size(data)):
-            image = how.wanted.read(data, name, how.limit_pixels)
+        source = job.source.local_or_read()
+        pixels = read_size(source)
+        large, notes = self.open_large(source, name, pixels)
+        with stages.memory(pixels if large is None else min(pixels, ROWS_IN_WORK * large.width)):
+            image: Image | BandedPicture
+            if large is not None:
+                image = large
+            else:
+                data = source if isinstance(source, bytes) else job.source.read()
+                image = how.wanted.read(data, name, how.limit_pixels)
             read = time.perf_counter()
             # Only now: a wrong name of an input should not cost the seconds that a model takes.
             codec = self._codec()
@@ -143,13 +153,36 @@ class Encoder:
             loaded = time.perf_counter()
             with stages.networks():
                 begun = time.perf_counter()
-                result = codec.encode(image, quality, target=how.target, effort=how.effort)
-                psnr_db = check(codec, result, image) if how.verify else None
+                if isinstance(image, BandedPicture):
+                    result = codec.encode_bands(image.ahead(), self._quality(codec))
+                    psnr_db = check_bands(codec, result, self._reopen(source, name)) if how.verify else None
+                else:
+                    result = codec.encode(image, quality, target=how.target, effort=how.effort)
+                    psnr_db = check(codec, result, image) if how.verify else None
         write(job, result.data, how.force)
         record = describe(job, image, codec, result.quality if quality is None else quality, result, psnr_db)
         record["effort"] = how.effort
+        record["warnings"] += notes
         elapsed = time.perf_counter() - start - (begun - read)
         return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
+
+    def open_large(
+        self, source: Path | bytes, name: str, pixels: int
+    ) -> tuple[BandedPicture | None, list[str]]:
+        """The picture by rows if it is large and can be read so; why it is held as a whole where that is."""
+        from lcodec.image import LARGE_PX, NotByRows
+
+        if pixels <= LARGE_PX:
+            return None, []
+        if self.how.target or self.how.effort:
+            return None, ["held in memory as a whole, for a target or an effort goes over all of it"]
+        try:
+            return self._reopen(source, name), []
+        except NotByRows as reason:
+            return None, [f"held in memory as a whole: {reason}"]
+
+    def _reopen(self, source: Path | bytes, name: str) -> BandedPicture:
+        return self.how.wanted.open_rows(source, name, self.how.limit_pixels)
 
     def _codec(self) -> Codec:
         from lcodec import weights
@@ -182,43 +215,8 @@ def choose_quality(codec: Codec, quality: float | None) -> float:
     return quality
 
 
-def check(codec: Codec, result: EncodeResult, picture: Picture) -> float:
-    """Decode what was encoded; returns the PSNR against the input, where it is not fully transparent, in dB.
-
-    Raises LcodecError if the latents differ, the picture is not the one that the encoder foresaw, or alpha or metadata
-    are not those of the input.
-    """
-    import numpy as np
-
-    decoded = codec.decode(result.data, max_pixels=picture.width * picture.height)
-    if decoded.digest != result.y_hat_digest or decoded.pixels.shape != picture.pixels.shape:
-        raise LcodecError(
-            "verification failed: the encoded data does not decode to the same latents",
-            hint="nothing was written; this is a bug, please report it with the image",
-        )
-    # Floating point may round differently from run to run, by one step; more is a fault.
-    difference = np.abs(decoded.pixels.astype(np.int32) - result.reconstruction())
-    white = int(np.iinfo(picture.pixels.dtype).max)
-    if int(difference.max()) > white // 255:
-        raise LcodecError(
-            f"verification failed: the decoded image is off by up to {difference.max()} of {white}",
-            hint="nothing was written; this is a bug, please report it with the image",
-        )
-    same_alpha = np.array_equal(picture.alpha, decoded.picture.alpha)  # type: ignore[arg-type]  # None equals None
-    if not same_alpha or any(getattr(picture, n) != getattr(decoded.picture, n) for n in ("icc", "exif", "xmp")):
-        raise LcodecError(
-            "verification failed: alpha or metadata are not those of the image",
-            hint="nothing was written; this is a bug, please report it with the image",
-        )
-    errors = np.square(decoded.pixels.astype(np.float64) - picture.pixels)
-    if picture.alpha is not None:
-        errors = errors[picture.alpha > 0]
-    mse = float(errors.mean()) if errors.size else 0.0
-    return float(10 * np.log10(white**2 / mse)) if mse else float("inf")
-
-
 def describe(
-    job: Job, image: Image, codec: Codec, quality: float, result: EncodeResult, psnr_db: float | None
+    job: Job, image: Image | BandedPicture, codec: Codec, quality: float, result: EncodeResult, psnr_db: float | None
 ) -> dict[str, Any]:
     """What --json prints, and the human line is made of. Sizes in bytes, times in seconds."""
     size, pixel_count = len(result.data), image.width * image.height
@@ -231,7 +229,7 @@ def describe(
         "bytes": size,
         "bpp": round(8 * size / pixel_count, 5),
         "ratio_input": round((image.file_bytes or 0) / size, 3),
-        "ratio_raw": round((image.pixels.nbytes + (0 if image.alpha is None else image.alpha.nbytes)) / size, 3),
+        "ratio_raw": round(image.raw_bytes / size, 3),
         "mode": image.mode,
         "depth": 16 if image.deep else 8,
         "model": codec.name,

@@ -13,8 +13,10 @@ import click
 from lcodec.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from lcodec.image import Image, Picture
+    from lcodec.image import BandedPicture, Image
+    from lcodec.image.picture import P
 
+T = TypeVar("T", "Image", "BandedPicture")
 F = TypeVar("F", bound=Callable[..., Any])
 NONE = "none"
 
@@ -104,7 +106,13 @@ class Wanted:
 
         return self.apply(read_image(io.BytesIO(data), name=name, limit_pixels=limit_pixels, orient=False))
 
-    def apply(self, image: Image) -> Image:
+    def open_rows(self, source: Path | bytes, name: str, limit_pixels: int | None) -> BandedPicture:
+        """The same for a picture that comes in bands. Raises InputError, `NotByRows` where that cannot be."""
+        from lcodec.image import open_rows
+
+        return self.apply(open_rows(source, name=name, limit_pixels=limit_pixels))
+
+    def apply(self, image: T) -> T:
         """An image, read without turning it, as it is to be encoded. Raises InputError."""
         from lcodec.image import profile, upright
         from lcodec.image.orientation import has_orientation
@@ -127,7 +135,7 @@ class Wanted:
                 raise InputError(f"{image.name} has other samples than the profile is for, {space}")
         if self.strip:
             image = stripped(image)
-        return replace(image, alpha=None) if self.drop_alpha else image
+        return image.without_alpha() if self.drop_alpha else image
 
 
 def _read(option: str | None) -> bytes | None:
@@ -142,9 +150,6 @@ def _read(option: str | None) -> bytes | None:
     return data
 
 
-P = TypeVar("P", bound="Picture")
-
-
 def stripped(picture: P) -> P:
     """Without EXIF and XMP, and without a profile that says what its absence says."""
     from lcodec.image import profile
@@ -153,7 +158,9 @@ def stripped(picture: P) -> P:
     return replace(picture, icc=icc, exif=None, xmp=None)
 
 
-def fitted(picture: Picture, suffix: str, strip: bool, orient: str, strict: bool) -> tuple[Picture, list[str]]:
+def fitted(
+    picture: P, suffix: str, strip: bool, orient: str, strict: bool
+) -> tuple[P, list[str]]:
     """A decoded picture as it is to be written, and warnings of what the format loses. Raises OutputError if strict."""
     from lcodec.image import fit, upright
 

@@ -1,20 +1,31 @@
 """Pictures as arrays: reading and writing files, padding to what the networks need."""
 
 from lcodec.atomic import write_atomically
-from lcodec.image.alpha import alpha_rows, decode_alpha, encode_alpha, fill_transparent
-from lcodec.image.banded import BandedPicture
+from lcodec.image.alpha import (
+    AlphaEncoder,
+    alpha_rows,
+    decode_alpha,
+    encode_alpha,
+    fill_transparent,
+    fill_transparent_bands,
+)
+from lcodec.image.banded import LARGE_PX, BandedPicture, regrouped
 from lcodec.image.orientation import orientation, orientation_of, upright
 from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 from lcodec.image.read import INPUT_SUFFIXES, Image, from_array, from_pillow, read_image
+from lcodec.image.rows import NotByRows, open_rows
 from lcodec.image.size import read_size
-from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, pillow_mode, to_pillow, write_image
+from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, pillow_mode, to_pillow, write_bands, write_image
 
 __all__ = [
     "INPUT_SUFFIXES",
-    "BandedPicture",
+    "LARGE_PX",
     "OUTPUT_SUFFIXES",
+    "AlphaEncoder",
+    "BandedPicture",
     "Image",
+    "NotByRows",
     "Picture",
     "alpha_rows",
     "centre",
@@ -22,10 +33,12 @@ __all__ = [
     "decode_alpha",
     "encode_alpha",
     "fill_transparent",
+    "fill_transparent_bands",
     "fit",
     "from_array",
     "from_pillow",
     "image_bytes",
+    "open_rows",
     "orientation",
     "orientation_of",
     "pad",
@@ -34,10 +47,12 @@ __all__ = [
     "pillow_mode",
     "read_image",
     "read_size",
+    "regrouped",
     "to_16_bits",
     "to_8_bits",
     "to_pillow",
     "upright",
     "write_atomically",
+    "write_bands",
     "write_image",
 ]

@@ -23,6 +23,7 @@ _NONE, _LEFT, _UP, _PLANE, _REPEAT = range(5)  # how a row is written
 _LZMA_DICTIONARY_BYTES = 1 << 22
 _CHUNK_BYTES = 1 << 20
 _TRIAL_LIMIT = 1 << 24  # samples; above, the choice row by row has to do
+_BAND_ROWS = 256
 
 
 # ---- writing
@@ -33,19 +34,75 @@ def encode_alpha(alpha: np.ndarray) -> bytes:
 
     Samples of 16 bits that are all multiples of 257, which is what 8 bits become, are kept as 8.
     """
+    if alpha.size > _TRIAL_LIMIT:
+        encoder = AlphaEncoder(alpha.dtype == np.uint16)
+        for row in range(0, len(alpha), _BAND_ROWS):
+            encoder.add(alpha[row : row + _BAND_ROWS])
+        return encoder.payload()
     bits = 8
     if alpha.dtype == np.uint16:
-        if (alpha % 257 == 0).all():
-            alpha = (alpha // 257).astype(np.uint8)
-        else:
-            bits = 16
-            alpha = np.concatenate([(alpha >> 8).astype(np.uint8), (alpha & 255).astype(np.uint8)], axis=1)
-    chosen = [None] if alpha.size > _TRIAL_LIMIT else [None, _NONE, _LEFT, _UP, _PLANE]
-    rows = min((_write_rows(alpha, type_) for type_ in chosen), key=lambda data: len(zlib.compress(data, 1)))
-    packed = bytes([_ZLIB]) + zlib.compress(rows, 6)
-    if lzma is not None:
-        packed = min(packed, bytes([_LZMA2]) + lzma.compress(rows, lzma.FORMAT_RAW, filters=_lzma_filters()), key=len)
-    return bytes([bits]) + packed
+        bits = 8 if _is_8_bits(alpha) else 16
+        alpha = _in_bytes(alpha, bits)
+    chosen = [None, _NONE, _LEFT, _UP, _PLANE]
+    packer = _Packer()
+    packer.add(min((_write_rows(alpha, type_) for type_ in chosen), key=lambda data: len(zlib.compress(data, 1))))
+    return bytes([bits]) + packer.finish()
+
+
+class AlphaEncoder:
+    """`encode_alpha` for rows that come in bands, in the memory of what they are compressed to.
+
+    deep: they are uint16. Alpha of more than 2^24 samples gets the same bytes either way.
+    """
+
+    def __init__(self, deep: bool) -> None:
+        # Whether 8 bits are enough shows at the end only.
+        self._packers = {bits: _Packer() for bits in ((8, 16) if deep else (8,))}
+        self._above: dict[int, np.ndarray] = {}
+
+    def add(self, alpha: np.ndarray) -> None:
+        """The next rows, (.., W)."""
+        if alpha.dtype == np.uint16 and 8 in self._packers and not _is_8_bits(alpha):
+            del self._packers[8]
+        for bits, packer in self._packers.items():
+            rows = _in_bytes(alpha, bits) if alpha.dtype == np.uint16 else alpha
+            packer.add(_write_rows(rows, None, self._above.get(bits)))
+            self._above[bits] = rows[-1].copy()
+
+    def payload(self) -> bytes:
+        """When all rows are there."""
+        bits, packer = next(iter(self._packers.items()))
+        return bytes([bits]) + packer.finish()
+
+
+def _is_8_bits(alpha: np.ndarray) -> bool:
+    return bool((alpha % 257 == 0).all())
+
+
+def _in_bytes(alpha: np.ndarray, bits: int) -> np.ndarray:
+    """uint16 (H, W) as uint8: (H, W), or the high bytes of a row before its low ones."""
+    if bits == 8:
+        return (alpha // 257).astype(np.uint8)
+    return np.concatenate([(alpha >> 8).astype(np.uint8), (alpha & 255).astype(np.uint8)], axis=1)
+
+
+class _Packer:
+    """The shorter one of a zlib and an LZMA2 stream, behind the number of the method."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, Any] = {_ZLIB: zlib.compressobj(6)}
+        if lzma is not None:
+            self._streams[_LZMA2] = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=_lzma_filters())
+        self._parts: dict[int, list[bytes]] = {method: [] for method in self._streams}
+
+    def add(self, data: bytes) -> None:
+        for method, stream in self._streams.items():
+            self._parts[method].append(stream.compress(data))
+
+    def finish(self) -> bytes:
+        return min(
+            (bytes([m]) + b"".join([*self._parts[m], s.flush()]) for m, s in self._streams.items()), key=len
+        )
 
 
 def _lzma_filters() -> list[dict[str, Any]]:
@@ -53,10 +110,14 @@ def _lzma_filters() -> list[dict[str, Any]]:
     return [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": _LZMA_DICTIONARY_BYTES, "lc": 4, "pb": 0}]
 
 
-def _write_rows(alpha: np.ndarray, type_: int | None) -> bytes:
-    """The rows of uint8 (H, W), all of one type or, with None, each of its cheapest; repeated rows as such."""
+def _write_rows(alpha: np.ndarray, type_: int | None, above: np.ndarray | None = None) -> bytes:
+    """The rows of uint8 (H, W), all of one type or, with None, each of its cheapest; repeated rows as such.
+
+    above: the row before them, (W,), None for zeros.
+    """
     parts = []
-    above = np.zeros_like(alpha[0])
+    if above is None:
+        above = np.zeros_like(alpha[0])
     for row in alpha:
         if (row == above).all():
             parts.append(bytes([_REPEAT]))
@@ -195,6 +256,24 @@ def fill_transparent(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         values = _filled(np.where(hidden, 0, colours[..., channel]).astype(np.float32), ~hidden)
         filled[..., channel] = np.where(hidden, np.rint(values), colours[..., channel]).astype(pixels.dtype)
     return filled.reshape(pixels.shape)
+
+
+def fill_transparent_bands(bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """`fill_transparent` for (H, W, channels and alpha) that comes in bands from the top; without alpha.
+
+    What is hidden in a band gets its colours from that band and the last row above it.
+    """
+    above: np.ndarray | None = None
+    for band in bands:
+        pixels, alpha = band[..., :-1], band[..., -1]
+        if (alpha == 0).any():
+            known = 0 if above is None else 1
+            if above is not None:
+                pixels = np.concatenate([above, pixels])
+                alpha = np.concatenate([np.ones_like(alpha[:1]), alpha])
+            pixels = fill_transparent(pixels, alpha)[known:]
+        above = pixels[-1:].copy()
+        yield pixels
 
 
 def _filled(values: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import PIL.Image
 from PIL.TiffImagePlugin import OPEN_INFO
@@ -45,7 +46,7 @@ def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
                 OPEN_INFO.pop(key, None)
 
 
-def open_image(data: bytes, limit_pixels: int | None) -> PIL.Image.Image:
-    """An image file, opened, not loaded: that needs no guard. Raises what Pillow raises."""
+def open_image(source: bytes | Path, limit_pixels: int | None) -> PIL.Image.Image:
+    """An image file, or its bytes, opened, not loaded: that needs no guard. Raises what Pillow raises."""
     with pillow_limit(limit_pixels):
-        return PIL.Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
+        return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=INPUT_FORMATS)

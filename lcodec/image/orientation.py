@@ -1,38 +1,20 @@
-"""Which way up a picture is: the orientation of EXIF, which XMP may repeat, read, applied, set to upright.
-
-The eight orientations of EXIF 2.3, 4.6.4: what has to be done with stored pixels to see the picture as it was meant.
-"""
+"""Which way up a picture is: the orientation of EXIF, which XMP may repeat, read, applied, set to upright."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
-import numpy as np
-
-from lcodec.image.picture import Picture
-
-P = TypeVar("P", bound=Picture)
+from lcodec.image.picture import P, Pictured
 
 _TAG = 0x0112
 _FORMATS = {1: "B", 3: "H", 4: "I"}  # types of TIFF that writers use for this tag
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
 # tiff:Orientation="6" and <tiff:Orientation>6</tiff:Orientation>
 _XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])(?=\s*[\"'<])")
 
 
-def orientation(picture: Picture) -> int:
+def orientation(picture: Pictured) -> int:
     """1 to 8; EXIF counts before XMP; 1 where neither says anything or what it says cannot be read."""
     return orientation_of(picture.exif, picture.xmp)
 
@@ -53,11 +35,8 @@ def has_orientation(exif: bytes) -> bool:
 
 def upright(picture: P) -> P:
     """The picture as it is to be seen, and metadata that say so: the orientation in EXIF and in XMP becomes 1."""
-    turn = _UPRIGHT.get(orientation(picture))
-    if turn is not None:
-        alpha = None if picture.alpha is None else np.ascontiguousarray(turn(picture.alpha))
-        picture = replace(picture, pixels=np.ascontiguousarray(turn(picture.pixels)), alpha=alpha)
-    return as_upright(picture)
+    stored = orientation(picture)
+    return as_upright(picture if stored == 1 else picture.turned(stored))
 
 
 def as_upright(picture: P) -> P:

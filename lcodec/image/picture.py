@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from lcodec.errors import InputError
+from lcodec.image.turning import turn
+
+P = TypeVar("P", bound="Pictured")
+Q = TypeVar("Q", bound="Picture")
+
+
+class Pictured(Protocol):
+    """What a picture is, whether its pixels are there or come in bands. See `Picture`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def icc(self) -> bytes | None: ...
+    @property
+    def exif(self) -> bytes | None: ...
+    @property
+    def xmp(self) -> bytes | None: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def gray(self) -> bool: ...
+    @property
+    def deep(self) -> bool: ...
+    @property
+    def has_alpha(self) -> bool: ...
+    def without_alpha(self: P) -> P: ...
+    def in_8_bits(self: P) -> P: ...
+    def turned(self: P, orientation: int) -> P: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +88,29 @@ class Picture:
     def mode(self) -> str:
         """L, LA, RGB or RGBA, as Pillow names them; the same for 8 and 16 bits."""
         return ("L" if self.gray else "RGB") + ("" if self.alpha is None else "A")
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.alpha is not None
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of all samples."""
+        return self.pixels.nbytes + (0 if self.alpha is None else self.alpha.nbytes)
+
+    def without_alpha(self: Q) -> Q:
+        return replace(self, alpha=None)
+
+    def in_8_bits(self: Q) -> Q:
+        return self._mapped(to_8_bits)
+
+    def turned(self: Q, orientation: int) -> Q:
+        """As orientation 1 to 8 says that stored pixels are seen; the metadata stay as they are."""
+        return self._mapped(lambda samples: turn(samples, orientation))
+
+    def _mapped(self: Q, change: Callable[[np.ndarray], np.ndarray]) -> Q:
+        alpha = None if self.alpha is None else change(self.alpha)
+        return replace(self, pixels=change(self.pixels), alpha=alpha)
 
     def rgb8(self) -> np.ndarray:
         """uint8 (H, W, 3), without alpha: gray three times, 16 bits rounded to 8."""

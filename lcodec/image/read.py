@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,9 @@ from lcodec.image.picture import Picture
 INPUT_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
 )
+
+_PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,28 +72,17 @@ def read_image(
         data = source.read()
     if not data:
         raise InputError(f"{name} is empty")
-    # Pillow's readers raise nearly anything on damaged data (SyntaxError, struct.error, IndexError, ...).
-    try:
+    with reading(name, data):
         with pillow_limit(limit_pixels) as limit:
             image = open_image(data, limit)
         with image:
             if limit is not None and image.width * image.height > limit:
-                raise _too_large(name, f"{image.width}x{image.height} pixels, more than {limit}")
+                raise too_large(name, f"{image.width}x{image.height} pixels, more than {limit}")
             if 0 in image.size:
                 raise InputError(f"{name} is {image.width}x{image.height} pixels large")
             if image.format == "PNG":
-                _check_png(data, name)
+                check_png(io.BytesIO(data), name)
             made = _convert(image, name, data, limit)
-    except InputError:
-        raise
-    except PIL.UnidentifiedImageError:
-        raise InputError(f"{name} is not an image that can be read", hint=_hint(data)) from None
-    except PIL.Image.DecompressionBombError:
-        raise _too_large(name, "more pixels than the limit") from None
-    except MemoryError:
-        raise InputError(f"{name} does not fit into memory") from None
-    except Exception as error:
-        raise InputError(f"cannot read {name}: {error or type(error).__name__}".rstrip(".")) from error
     return upright(made) if orient else made
 
 
@@ -109,30 +103,63 @@ def from_array(pixels: np.ndarray, *, name: str = "array") -> Image:
         raise InputError(f"{name}: {error}") from None
 
 
-def _hint(data: bytes) -> str:
-    if data.startswith(b"\x89LIC"):
-        return "it is a .lic file: lcodec decode makes an image of it"
+def open_binary(source: Path | bytes) -> BinaryIO:
+    """A file, or its bytes as one."""
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+@contextmanager
+def reading(name: str, source: Path | bytes) -> Iterator[None]:
+    """Errors of whoever reads the image file `source` as InputError with its name."""
+    # Pillow's readers raise nearly anything on damaged data (SyntaxError, struct.error, IndexError, ...).
+    try:
+        yield
+    except InputError:
+        raise
+    except PIL.UnidentifiedImageError:
+        raise InputError(f"{name} is not an image that can be read", hint=_hint(source)) from None
+    except PIL.Image.DecompressionBombError:
+        raise too_large(name, "more pixels than the limit") from None
+    except MemoryError:
+        raise InputError(f"{name} does not fit into memory") from None
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"cannot read {name}: {reason[-1]}".rstrip(".")) from error
+
+
+def _hint(source: Path | bytes) -> str:
+    with open_binary(source) as file:
+        if file.read(4) == b"\x89LIC":
+            return "it is a .lic file: lcodec decode makes an image of it"
     return "known are PNG, JPEG, WebP, BMP, TIFF, PPM and GIF"
 
 
-def _check_png(data: bytes, name: str) -> None:
-    """Raise InputError where the checksum of a chunk that matters does not hold; Pillow looks at some of them only."""
-    offset = 8
-    while offset + 12 <= len(data):
-        length = int.from_bytes(data[offset : offset + 4], "big")
-        end = offset + 8 + length
-        kind = data[offset + 4 : offset + 8]
-        critical = kind[:1].isupper()
-        if critical and end + 4 <= len(data):
-            checksum = zlib.crc32(memoryview(data)[offset + 4 : end])
-            if checksum != int.from_bytes(data[end : end + 4], "big"):
+def check_png(file: BinaryIO, name: str) -> bool:
+    """Raise InputError where the checksum of a chunk that matters does not hold; Pillow looks at some of them only.
+
+    Returns whether text or EXIF come after the pixels.
+    """
+    pixels = late = False
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        left, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind[:1].isupper():
+            checksum = zlib.crc32(kind)
+            while left and (part := file.read(min(left, _READ_BYTES))):
+                checksum, left = zlib.crc32(part, checksum), left - len(part)
+            stored = file.read(4)
+            if not left and len(stored) == 4 and int.from_bytes(stored, "big") != checksum:
                 raise InputError(f"{name} is damaged: the checksum of its {kind.decode('latin-1')} does not hold")
+        else:
+            file.seek(left + 4, os.SEEK_CUR)
+        late |= pixels and kind in _PNG_METADATA
+        pixels |= kind == b"IDAT"
         if kind == b"IEND":
             break
-        offset = end + 4
+    return late
 
 
-def _too_large(name: str, what: str) -> InputError:
+def too_large(name: str, what: str) -> InputError:
     return InputError(f"{name} has {what}", hint="--limit-pixels N allows more")
 
 
@@ -144,7 +171,7 @@ def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit
     told: list[str] = []
     with pillow_limit(limit_pixels):
         # A phone's MPO is a JPEG with a preview behind it, no second picture.
-        if image.format != "MPO" and _frames(image) > 1:
+        if image.format != "MPO" and frames(image) > 1:
             told.append("only the first frame is used")
         raws = raw_modes(image)
         exif = read_exif(image)  # TIFF forgets what of it is orientation when it loads
@@ -167,17 +194,15 @@ def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit
         elif mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
             plain = image.convert("RGB")  # YCbCr, HSV, RGBX
         pixels, alpha = _samples(plain, raws)
-    if icc is None:
-        icc = _png_profile(image, gray=pixels.ndim == 2)
-    else:
-        icc = _checked_profile(icc, pixels.ndim == 2, told)
+    icc = _profile_or_gamma(image, icc, pixels.ndim == 2, told)
     made = Image(pixels, alpha, icc, exif or read_exif(image), read_xmp(image), name=name)
     if image.format == "TIFF":
         made = as_upright(made)  # Pillow has turned it
     return replace(made, file_bytes=None if data is None else len(data), warnings=tuple(told))
 
 
-def _frames(image: PIL.Image.Image) -> int:
+def frames(image: PIL.Image.Image) -> int:
+    """Frames or pages of an image that is open."""
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception:  # of a damaged list of pages the first may still be whole
@@ -252,6 +277,15 @@ def _transformed(image: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.
     if made is None:
         raise InputError("the colour transform gave nothing")
     return made
+
+
+def own_profile(image: PIL.Image.Image, gray: bool, told: list[str]) -> bytes | None:
+    """The colour profile of an image whose samples are taken as they are; `told` grows by what is odd about it."""
+    return _profile_or_gamma(image, image.info.get("icc_profile") or None, gray, told)
+
+
+def _profile_or_gamma(image: PIL.Image.Image, icc: bytes | None, gray: bool, told: list[str]) -> bytes | None:
+    return _png_profile(image, gray) if icc is None else _checked_profile(icc, gray, told)
 
 
 def _checked_profile(icc: bytes, gray: bool, told: list[str]) -> bytes | None:

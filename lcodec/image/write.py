@@ -6,7 +6,7 @@ import io
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -14,10 +14,11 @@ import PIL.PngImagePlugin
 
 from lcodec.atomic import write_atomically
 from lcodec.errors import UsageError
-from lcodec.image.formats import deep_png, deep_ppm, tiff
+from lcodec.image.banded import BandedPicture
+from lcodec.image.formats import write_png, write_ppm, write_tiff
 from lcodec.image.metadata import EXIF_PREFIX, tiff_tags
 from lcodec.image.orientation import orientation, upright
-from lcodec.image.picture import Picture, to_8_bits
+from lcodec.image.picture import P, Picture, Pictured, to_8_bits
 
 _FORMATS = {
     ".png": "PNG",
@@ -39,12 +40,13 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
+_SIDE_MAX = {"JPEG": 65535, "WEBP": 16383}  # pixels
 # A JPEG's segment has 65,533 bytes, some of them for a name; an ICC profile may take 255 segments.
 _JPEG_LIMITS = {"exif": 65533 - len(EXIF_PREFIX), "xmp": 65533 - 29, "icc": 255 * 65519}
 _NAMES = {"icc": "the colour profile", "exif": "EXIF", "xmp": "XMP"}
 
 
-def fit(picture: Picture, suffix: str) -> tuple[Picture, list[str]]:
+def fit(picture: P, suffix: str) -> tuple[P, list[str]]:
     """What the format of `suffix` can hold of a picture, and what is lost by that, in words.
 
     An orientation that the format has no place for is applied. Raises UsageError for a suffix that is not in
@@ -52,12 +54,11 @@ def fit(picture: Picture, suffix: str) -> tuple[Picture, list[str]]:
     """
     kind = _kind(suffix)
     lost = []
-    if picture.alpha is not None and kind not in _HOLD_ALPHA:
-        picture = replace(picture, alpha=None)
+    if picture.has_alpha and kind not in _HOLD_ALPHA:
+        picture = picture.without_alpha()
         lost.append("alpha")
     if picture.deep and kind not in _HOLD_DEEP:
-        alpha = None if picture.alpha is None else to_8_bits(picture.alpha)
-        picture = replace(picture, pixels=to_8_bits(picture.pixels), alpha=alpha)
+        picture = picture.in_8_bits()
         lost.append("16 bits a sample")
     turn = orientation(picture)
     for name, title in _NAMES.items():
@@ -77,17 +78,41 @@ def image_bytes(picture: Picture | np.ndarray, suffix: str) -> bytes:
     """
     kind = _kind(suffix)
     picture, _ = fit(picture if isinstance(picture, Picture) else Picture(picture), suffix)
-    if kind == "TIFF":
-        return tiff(picture)
-    if picture.deep:
-        return {"PNG": deep_png, "PPM": deep_ppm}[kind](picture)
     buffer = io.BytesIO()
-    options = dict(_SAVE_OPTIONS.get(kind, {})) | _metadata_options(picture, kind)
-    try:
-        _joined(picture).save(buffer, format=kind, **options)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{kind} cannot hold {picture.width}x{picture.height} pixels", hint="png can") from error
+    if kind == "TIFF":
+        write_tiff(buffer, BandedPicture.of(picture), quick=False)
+    elif picture.deep and kind == "PNG":
+        write_png(buffer, BandedPicture.of(picture), quick=False)
+    elif picture.deep:
+        write_ppm(buffer, BandedPicture.of(picture))
+    else:
+        try:
+            _joined(picture).save(buffer, format=kind, **_options(picture, kind))
+        except (OSError, ValueError) as error:
+            raise _too_large(picture, kind) from error
     return buffer.getvalue()
+
+
+def write_bands(file: BinaryIO, picture: BandedPicture, suffix: str) -> None:
+    """Write the file that holds a picture as its bands come, to where `file` stands, which can be gone back in.
+
+    PNG, PPM and TIFF take the memory of some rows. For the others Pillow holds the picture, with 4 bytes a pixel.
+    Raises UsageError like image_bytes, and what its bands raise.
+    """
+    kind = _kind(suffix)
+    picture, _ = fit(picture, suffix)
+    writer = {"PNG": write_png, "PPM": write_ppm, "TIFF": write_tiff}.get(kind)
+    if writer is not None:
+        writer(file, picture)
+        return
+    if max(picture.height, picture.width) > _SIDE_MAX.get(kind, 1 << 31):
+        raise _too_large(picture, kind)
+    image = PIL.Image.new(picture.mode, (picture.width, picture.height))
+    row = 0
+    for band in picture.bands:
+        image.paste(PIL.Image.fromarray(band[:, :, 0] if picture.channels == 1 else band), (0, row))
+        row += len(band)
+    image.save(file, format=kind, **_options(picture, kind))
 
 
 def write_image(path: str | os.PathLike[str], picture: Picture | np.ndarray, overwrite: bool = False) -> None:
@@ -161,9 +186,13 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def _metadata_options(picture: Picture, kind: str) -> dict[str, Any]:
-    """Arguments of Pillow's save."""
-    options: dict[str, Any] = {}
+def _too_large(picture: Pictured, kind: str) -> UsageError:
+    return UsageError(f"{kind} cannot hold {picture.width}x{picture.height} pixels", hint="png can")
+
+
+def _options(picture: Pictured, kind: str) -> dict[str, Any]:
+    """Arguments of Pillow's save, with the metadata."""
+    options: dict[str, Any] = dict(_SAVE_OPTIONS.get(kind, {}))
     if picture.icc is not None:
         options["icc_profile"] = picture.icc
     if picture.exif is not None:
