@@ -8,8 +8,9 @@ Importing this is cheap: torch is loaded by the first call.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lcodec.errors import LcodecError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from lcodec.codec import Codec
     from lcodec.image import Picture
+    from lcodec.limits import Limits
 
 __all__ = ["DEFAULT_QUALITY", "LcodecError", "__version__", "decode", "decode_picture", "encode"]
 __version__ = "0.1.0"
@@ -81,20 +83,30 @@ def encode(
 
 
 def decode(
-    data: bytes, *, device: str = "auto", threads: int | None = None, max_pixels: int | None = None
+    data: bytes,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    max_pixels: int | None = None,
+    limits: Limits | None = None,
 ) -> PIL.Image.Image:
     """The image in a .lic file, in mode L, LA, RGB or RGBA, 16-bit gray in I;16, with its metadata in `info`.
 
-    Pillow has no 16-bit colour, so that is rounded to 8 bits; `decode_picture` keeps it. max_pixels: refuse larger
-    images, None for the usual limit. Raises StreamError, ModelError, DeviceError.
+    Pillow has no 16-bit colour, so that is rounded to 8 bits; `decode_picture` keeps it. limits: see `lcodec.limits`,
+    None for the usual ones. max_pixels: instead of theirs, if given. Raises StreamError, ModelError, DeviceError.
     """
     from lcodec.image import to_pillow
 
-    return to_pillow(decode_picture(data, device=device, threads=threads, max_pixels=max_pixels))
+    return to_pillow(decode_picture(data, device=device, threads=threads, max_pixels=max_pixels, limits=limits))
 
 
 def decode_picture(
-    data: bytes, *, device: str = "auto", threads: int | None = None, max_pixels: int | None = None
+    data: bytes,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    max_pixels: int | None = None,
+    limits: Limits | None = None,
 ) -> Picture:
     """The same as arrays: pixels and alpha of 8 or 16 bits, ICC profile, EXIF and XMP as bytes.
 
@@ -102,10 +114,13 @@ def decode_picture(
     """
     from lcodec import weights
     from lcodec.container import read_header
+    from lcodec.limits import Limits
 
     path = weights.find(read_header(data).model_id.hex())
-    limit: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    return _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, **limit).picture
+    limits = limits or Limits.from_environment()
+    if max_pixels is not None:
+        limits = replace(limits, pixels=max_pixels)
+    return _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, limits=limits).picture
 
 
 # A model takes far longer to load than an image to code, so the last ones stay; until their file changes.

@@ -23,7 +23,6 @@ from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.cores import available_cores
 from lcodec.decoder import (
-    DEFAULT_MAX_PIXELS,
     LatentsDigest,
     Slice,
     decode_latents,
@@ -47,6 +46,7 @@ from lcodec.image import (
     fill_transparent_bands,
     padded_bands,
 )
+from lcodec.limits import NO_LIMITS, Limits
 from lcodec.nets.config import NetConfig
 from lcodec.region import Region
 from lcodec.search.plans import plan_of
@@ -192,9 +192,7 @@ class Codec:
         taken = self._encode_latents(box, self._analyse(box.header, bands), own_alpha)
         return self._result(taken, 1, start, taken.entropy_s)
 
-    def _encode_searched(
-        self, picture: Picture, goal: float | Target, effort: int, slice_log2: int
-    ) -> EncodeResult:
+    def _encode_searched(self, picture: Picture, goal: float | Target, effort: int, slice_log2: int) -> EncodeResult:
         """The image is analysed once; what is searched only quantizes and codes its latents again."""
         start = time.perf_counter()
         banded = in_bands(picture)
@@ -225,9 +223,7 @@ class Codec:
             taken, evaluations = found.trial, found.evaluations
         return self._result(taken, evaluations, start, time.perf_counter() - analysed)
 
-    def _refine(
-        self, box: Container, plain: _Attempt, shown: np.ndarray, latents: np.ndarray, effort: int
-    ) -> _Attempt:
+    def _refine(self, box: Container, plain: _Attempt, shown: np.ndarray, latents: np.ndarray, effort: int) -> _Attempt:
         """Search latents for this picture, and code them, if file and picture are the better for it; else `plain`.
 
         shown: see `visible`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
@@ -292,9 +288,7 @@ class Codec:
             raise UsageError(f"model {self.name} has qualities {low:g} to {high:g}, not {quality:g}")
         return quality_to_code(quality)
 
-    def _container(
-        self, picture: BandedPicture, quality_code: int, alpha: bytes | None, slice_log2: int
-    ) -> Container:
+    def _container(self, picture: BandedPicture, quality_code: int, alpha: bytes | None, slice_log2: int) -> Container:
         """The file without its slices."""
         header = Header(
             picture.width, picture.height, self.file.stream_id, quality_code, slice_log2, picture.gray, picture.deep
@@ -377,17 +371,18 @@ class Codec:
         self,
         data: bytes,
         *,
-        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        limits: Limits | None = None,
         region: tuple[int, int, int, int] | None = None,
         allow_partial: bool = False,
     ) -> DecodeResult:
         """.lic file -> image, or a region (x, y, width, height) of it in pixels, for which only the slices near it
         are decoded.
 
-        allow_partial: damaged slices are filled and listed in `lost`. Raises StreamError, UsageError for a region
+        limits: None for the usual ones, see `lcodec.limits`. allow_partial: damaged slices are filled and listed in
+        `lost`. Raises StreamError, UsageError for a region
         that is not inside the image, and ModelError if the file needs another model.
         """
-        decoding = self.decode_bands(data, max_pixels=max_pixels, region=region, allow_partial=allow_partial)
+        decoding = self.decode_bands(data, limits=limits, region=region, allow_partial=allow_partial)
         picture = decoding.whole()
         return DecodeResult(
             picture,
@@ -403,7 +398,7 @@ class Codec:
         self,
         data: bytes,
         *,
-        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        limits: Limits | None = None,
         region: tuple[int, int, int, int] | None = None,
         allow_partial: bool = False,
     ) -> Decoding:
@@ -414,7 +409,7 @@ class Codec:
             self.entropy,
             self.transforms,
             threads=self.threads,
-            max_pixels=max_pixels,
+            limits=limits or Limits.from_environment(),
             region=region,
             allow_partial=allow_partial,
         )
@@ -423,7 +418,7 @@ class Codec:
         """The pixels that a decoder on this device will give, as in `Picture`."""
         header = taken.header
         if taken.y_hat is None:
-            return self.decode(taken.data, max_pixels=None).pixels
+            return self.decode(taken.data, limits=NO_LIMITS).pixels
         scale = self.transforms.inverse_gain(known_quality(header, self.file)) * np.float32(2.0**-self.entropy.fy)
         pixels = tiled_synthesis(self.transforms, taken.y_hat, scale, gray=header.gray, deep=header.deep)
         pixels = np.ascontiguousarray(crop(pixels, header.height, header.width))

@@ -334,7 +334,10 @@ def _read_metadata(payload: memoryview, limit: int) -> bytes:
     else:
         raise Corrupt(f"unknown compression method {method}")
     if too_long:
-        raise LimitExceeded(f"metadata takes more than the {limit} bytes left of its limit")
+        raise LimitExceeded(
+            f"metadata takes more than the {limit} bytes left of its limit",
+            "if you trust the file: --limit metadata=N, or LCODEC_LIMITS=metadata=N in the environment",
+        )
     return bytes(data)
 
 

@@ -16,10 +16,10 @@ from lcodec import container, weights
 from lcodec.container import Container, Header
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import table_set
-from lcodec.errors import Corrupt, LimitExceeded, ModelError, StreamError
+from lcodec.errors import Corrupt, ModelError, StreamError
+from lcodec.limits import NO_LIMITS, Limits
 
 T = TypeVar("T")
-DEFAULT_MAX_PIXELS = 2 * 89478485  # where Pillow, too, calls an image a decompression bomb
 
 
 class Slice(NamedTuple):
@@ -48,7 +48,8 @@ class LatentBands:
     """y_hat of a file in bands, rows of slices from the top; memory is that of a band.
 
     box: what `container.unpack` gave. rows, columns: only slices that reach into these latents are decoded.
-    tolerant: slices that are damaged are filled, and listed in `lost`; otherwise they raise.
+    tolerant: slices that are damaged are filled, and listed in `lost`; otherwise they raise. limits: of memory, and of
+    time between bands.
 
     Iterated once, gives int32 (rows, width, M) in the model's fixed point. top, left: the first of these rows and
     columns. Raises StreamError.
@@ -64,6 +65,7 @@ class LatentBands:
         rows: tuple[int, int] | None = None,
         columns: tuple[int, int] | None = None,
         tolerant: bool = False,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         header = box.header
         side = 1 << header.slice_log2
@@ -78,6 +80,14 @@ class LatentBands:
         jobs = [s for s in numbered_slices(header) if self.top <= s.y0 < last_row and self.left <= s.x0 < last_column]
         self.count = len(jobs)
         self._groups = slice_groups(jobs, threads)
+        self._limits = limits
+        limits.check_memory(self.bytes_at_a_time)
+
+    @property
+    def bytes_at_a_time(self) -> int:
+        """Of latents: the band in work and the one before it, which synthesis still needs."""
+        rows = max((group[-1].y0 + group[-1].h - group[0].y0 for group in self._groups), default=0)
+        return 2 * 4 * rows * self.width * self._entropy.M
 
     def __iter__(self) -> Iterator[np.ndarray]:
         above: np.ndarray | None = None
@@ -92,6 +102,7 @@ class LatentBands:
             if self._tolerant:
                 above = band[-1:].copy()
             self.seconds += time.perf_counter() - start
+            self._limits.check_seconds("entropy decoding", self.seconds)
             yield band
 
     def _decode(self, group: Sequence[Slice], band: np.ndarray) -> set[int]:
@@ -179,22 +190,6 @@ class LatentsDigest:
         return self._hash.hexdigest()
 
 
-def check_size(width: int, height: int, max_pixels: int | None) -> None:
-    """Refuse images beyond the limit (None: no limit) before anything is allocated for them."""
-    if max_pixels is not None and width * height > max_pixels:
-        raise LimitExceeded(
-            f"image of {width}x{height} pixels is larger than the limit of {max_pixels} pixels",
-            "raise it with --limit-pixels if you trust the file",
-        )
-
-
-def read_checked_header(data: bytes, max_pixels: int | None) -> Header:
-    """The header of a file that may be decoded; nothing behind it is looked at. Raises StreamError."""
-    header = container.read_header(data)
-    check_size(header.width, header.height, max_pixels)
-    return header
-
-
 def check_model(header: Header, model: weights.ModelFile) -> None:
     """Raise ModelError for a file of another model, Corrupt for a quality that the model does not have."""
     if model.stream_id != header.model_id:
@@ -227,13 +222,19 @@ def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
     return model, integer_model(model)
 
 
-def digest(data: bytes, *, threads: int = 1, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> str:
-    """`LatentsDigest` of a .lic file; its model is found by the id in the file. Raises StreamError, ModelError."""
-    read_checked_header(data, max_pixels)
-    box = container.unpack(data)
+def digest(data: bytes, *, threads: int = 1, limits: Limits | None = None) -> str:
+    """`LatentsDigest` of a .lic file; its model is found by the id in the file. Raises StreamError, ModelError.
+
+    limits: None for the usual ones.
+    """
+    limits = limits or Limits.from_environment()
+    header = container.read_header(data)
+    limits.check_size(header.width, header.height)
+    limits.check_ratio(header, len(data))
+    box = container.unpack(data, metadata_limit=limits.metadata_bytes)
     model, entropy = _integer_model(weights.find(box.header.model_id.hex()))
     check_model(box.header, model)
     latents = LatentsDigest()
-    for band in LatentBands(box, model, entropy, threads):
+    for band in LatentBands(box, model, entropy, threads, limits=limits):
         latents.update(band)
     return latents.hexdigest()

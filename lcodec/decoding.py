@@ -9,11 +9,12 @@ from itertools import islice
 import numpy as np
 
 from lcodec import container
-from lcodec.decoder import LatentBands, LatentsDigest, check_model, check_size, known_quality
+from lcodec.decoder import LatentBands, LatentsDigest, check_model, known_quality
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import Corrupt, StreamError
 from lcodec.header import PIXELS_PER_LATENT
 from lcodec.image import BandedPicture, Picture, alpha_rows
+from lcodec.limits import NO_LIMITS, Limits
 from lcodec.region import Region, check_region, slice_region
 from lcodec.transforms import Transforms
 from lcodec.transforms.bands import Bands
@@ -26,7 +27,7 @@ class Decoding:
 
     Bands are uint8, uint16 if `deep`, (.., width, channels): gray or R, G, B, and then alpha if the file has it. Memory
     depends on the width only. region: what to decode of it, in pixels, None for all. allow_partial: slices that are
-    damaged are filled, damaged alpha is opaque. max_pixels: refuse more than that, None for no limit.
+    damaged are filled, damaged alpha is opaque. limits: see `lcodec.limits`.
 
     header: of the file. icc, exif, xmp: as in `Picture`. height, width: of what comes, in pixels. Once all has come:
     seconds "transform", "entropy", "total"; digest, see `LatentsDigest`, None for a region; lost, the slices that were
@@ -42,7 +43,7 @@ class Decoding:
         transforms: Transforms,
         *,
         threads: int = 1,
-        max_pixels: int | None = None,
+        limits: Limits = NO_LIMITS,
         region: tuple[int, int, int, int] | None = None,
         allow_partial: bool = False,
     ) -> None:
@@ -50,8 +51,10 @@ class Decoding:
         header = self.header = container.read_header(data)
         self.region = check_region(header, region)
         self.height, self.width = self.region.height, self.region.width
-        check_size(self.width, self.height, max_pixels)
-        box = container.unpack(data, tolerant=allow_partial)
+        limits.check_size(self.width, self.height)
+        limits.check_ratio(header, len(data))
+        self._limits = limits
+        box = container.unpack(data, tolerant=allow_partial, metadata_limit=limits.metadata_bytes)
         check_model(header, model)
         self.icc, self.exif, self.xmp, self.warnings = box.icc, box.exif, box.xmp, box.warnings
         self._alpha, self.alpha_lost = box.alpha, box.alpha_lost
@@ -70,6 +73,7 @@ class Decoding:
             rows=(needed.top, needed.bottom),
             columns=(needed.left, needed.right),
             tolerant=allow_partial,
+            limits=limits,
         )
         self._scale = transforms.inverse_gain(known_quality(header, model)) * np.float32(2.0**-entropy.fy)
         self.seconds: dict[str, float] = {}
@@ -89,6 +93,7 @@ class Decoding:
                 rows = np.array(list(islice(alpha, len(band))), self.dtype)
                 band = np.concatenate([band, rows[:, :, None]], axis=2)
             active_s += time.perf_counter() - resumed  # what is done with a band takes its own time
+            self._limits.check_seconds("synthesis", active_s - self._latents.seconds)
             yield band
             resumed = time.perf_counter()
         if alpha is not None and self._whole:
@@ -162,6 +167,8 @@ class Decoding:
 
     def whole(self) -> Picture:
         """All of it in memory."""
+        size = self.height * self.width * self.channels * np.dtype(self.dtype).itemsize
+        self._limits.check_memory(size + self._latents.bytes_at_a_time)
         return self.banded().whole()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 from typing import IO, Any
 
 from PIL import Image, ImageFile
@@ -21,6 +22,7 @@ import lcodec
 from lcodec import container
 from lcodec.errors import LcodecError, NotLcodec, StreamError
 from lcodec.image import from_pillow, pillow_mode, to_pillow
+from lcodec.limits import Limits
 
 FORMAT = "LIC"
 MIME_TYPE = "image/x-lic"
@@ -31,19 +33,24 @@ class LicImageFile(ImageFile.ImageFile):
     first 8 bytes of the model's hash) and depth (bits a sample in the file).
 
     Pillow has no 16-bit colour, so that is rounded to 8 bits. Decoding on the device and with the threads that
-    `device` and `threads` of this class say.
+    `device` and `threads` of this class say, within its `limits`, None for the usual ones (see `lcodec.limits`); pixels
+    are for Pillow's own limit.
     """
 
     format = FORMAT
     format_description = "lcodec learned image"
     device = "auto"
     threads: int | None = None
+    limits: Limits | None = None
+
+    def _limits(self) -> Limits:
+        return self.limits or Limits.from_environment()
 
     def _open(self) -> None:
         if self.fp is None:
             raise SyntaxError("no file")
         try:
-            front = container.read_front_from(self.fp)
+            front = container.read_front_from(self.fp, metadata_limit=self._limits().metadata_bytes)
         except NotLcodec as error:
             raise SyntaxError(str(error)) from error  # which is how Pillow is told to ask another plugin
         except StreamError as error:
@@ -52,9 +59,7 @@ class LicImageFile(ImageFile.ImageFile):
         self._size = header.width, header.height
         self._mode = pillow_mode(header.gray, header.deep, front.alpha is not None)
         self._decoded = False
-        self.info.update(
-            quality=header.quality, model_id=header.model_id.hex(), depth=16 if header.deep else 8
-        )
+        self.info.update(quality=header.quality, model_id=header.model_id.hex(), depth=16 if header.deep else 8)
         for key, data in (("icc_profile", front.icc), ("xmp", front.xmp)):
             if data is not None:
                 self.info[key] = data
@@ -69,9 +74,8 @@ class LicImageFile(ImageFile.ImageFile):
             data = self.fp.read()
             try:
                 # Pillow has had its say about the size when the file was opened
-                picture = lcodec.decode_picture(
-                    data, device=self.device, threads=self.threads, max_pixels=self.width * self.height
-                )
+                limits = replace(self._limits(), pixels=None)
+                picture = lcodec.decode_picture(data, device=self.device, threads=self.threads, limits=limits)
             except LcodecError as error:
                 raise OSError(str(error) if error.hint is None else f"{error} ({error.hint})") from error
             pixels = to_pillow(picture)

@@ -28,6 +28,7 @@ from lcodec import cli
 from lcodec.container import Container, Header, pack, quality_to_code, read_header, unpack
 from lcodec.errors import Corrupt, LimitExceeded, ModelError
 from lcodec.image import Picture, decode_alpha, encode_alpha
+from lcodec.limits import NO_LIMITS
 
 ROOT = Path(__file__).parents[1]
 MODEL_ID = bytes(range(8))
@@ -73,10 +74,9 @@ class FakeCodec:
             reconstruction=lambda: pixels,
         )
 
-    def decode(self, data, max_pixels=1 << 28):
+    def decode(self, data, limits=NO_LIMITS):
         header = read_header(data)
-        if header.width * header.height > max_pixels:
-            raise LimitExceeded(f"{header.width}x{header.height} pixels, more than {max_pixels}")
+        limits.check_size(header.width, header.height)
         box = unpack(data)
         content = zlib.decompress(box.slices[0])
         pixels = np.frombuffer(content, np.uint16 if header.deep else np.uint8).copy()
@@ -118,7 +118,7 @@ def fake(monkeypatch, tmp_path):
             find=lambda name: Path("/somewhere/fake.safetensors"),
             is_checkpoint=lambda path: False,
         ),
-        "decoder": types.SimpleNamespace(digest=lambda data: f"{zlib.crc32(data):08x}"),
+        "decoder": types.SimpleNamespace(digest=lambda data, limits: f"{zlib.crc32(data):08x}"),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, f"lcodec.{name}", module)

@@ -21,6 +21,7 @@ from lcodec.errors import Corrupt, DeviceError, LimitExceeded, ModelError, Strea
 from lcodec.finalize.assemble import finalize_network
 from lcodec.finalize.report import measure
 from lcodec.image import Picture, to_8_bits
+from lcodec.limits import Limits
 from lcodec.nets import ARCHITECTURES
 
 from .conftest import random_network
@@ -110,7 +111,7 @@ def test_public_functions_take_paths_arrays_and_images(models, model_file, photo
 def test_limit_device_and_model_are_checked(codec, models, photo):
     data = codec.encode(photo[:64, :64], 2.0).data
     with pytest.raises(LimitExceeded):
-        codec.decode(data, max_pixels=64 * 64 - 1)
+        codec.decode(data, limits=Limits(pixels=64 * 64 - 1))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no CUDA device"):
             Codec(models["mbt2018"], "cuda")

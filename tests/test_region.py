@@ -13,6 +13,7 @@ from lcodec import container
 from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import LimitExceeded, UsageError
+from lcodec.limits import Limits
 from lcodec.nets import ARCHITECTURES
 from lcodec.region import Region, parse_region, slice_region
 
@@ -68,9 +69,9 @@ def test_region_outside_the_picture_is_named(coded, region):
 
 def test_limit_of_pixels_is_that_of_the_region(coded):
     codec, data, _ = coded
-    assert codec.decode(data, region=(0, 0, 20, 10), max_pixels=200).pixels.shape == (10, 20, 3)
+    assert codec.decode(data, region=(0, 0, 20, 10), limits=Limits(pixels=200)).pixels.shape == (10, 20, 3)
     with pytest.raises(LimitExceeded):
-        codec.decode(data, region=(0, 0, 20, 11), max_pixels=200)
+        codec.decode(data, region=(0, 0, 20, 11), limits=Limits(pixels=200))
 
 
 @pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,0,2,2"])

@@ -19,7 +19,8 @@ from lcodec.bench.metrics import psnr
 from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import UsageError
-from lcodec.search.target import Target, make_target, parse_size, search
+from lcodec.limits import parse_size
+from lcodec.search.target import Target, make_target, search
 
 LOW, HIGH = 128, 1024
 

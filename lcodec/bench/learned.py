@@ -13,6 +13,7 @@ import numpy as np
 from lcodec import weights
 from lcodec.bench.coder import Coder
 from lcodec.errors import ModelError, UsageError
+from lcodec.limits import NO_LIMITS
 
 if TYPE_CHECKING:
     from lcodec.codec import Codec
@@ -47,7 +48,7 @@ class LcodecCoder(Coder):
         return result.data
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
-        result = self.load().decode(data, max_pixels=height * width)
+        result = self.load().decode(data, limits=NO_LIMITS)
         self._parts = _with_container(result.seconds)
         return result.pixels
 
@@ -114,9 +115,7 @@ def model_coders(
     return list(coders.values())
 
 
-def choose_qualities(
-    name: str, known: tuple[float, ...], wanted: tuple[float, ...] | None
-) -> tuple[float, ...]:
+def choose_qualities(name: str, known: tuple[float, ...], wanted: tuple[float, ...] | None) -> tuple[float, ...]:
     low, high = known[0], known[-1]
     if low == high:
         return (low,)

@@ -46,7 +46,7 @@ PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
 )
 @click.option("--model", metavar="NAME|FILE", help="Use this one [default: found by the id in each file].")
 @metadata.decode_options
-@click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images.")
+@options.limits
 @click.option("--region", metavar="X,Y,W,H", help="Decode this rectangle only, in pixels from the top left corner.")
 @click.option("--allow-partial", is_flag=True, help="Fill what is damaged, say where, and exit with 3.")
 @options.many
@@ -66,6 +66,7 @@ def command(inputs: tuple[str, ...], format_: str | None, region: str | None, **
     suffix = check_suffix("." + (format_ or DEFAULT_FORMAT).lower().removeprefix("."))
     part = None if region is None else parse_region(region)
     recipe = replace(options.take(Decoding, values), suffix=suffix, region=part)
+    recipe.arguments()  # says at once what cannot be read
     plan = files.make_plan(inputs, batch, SUFFIXES, ".lic files", suffix)
     if plan.sole_target is not None and not is_special(plan.sole_target):
         check_suffix(plan.sole_target.suffix)
@@ -92,6 +93,7 @@ class Decoding:
 
     suffix: str = "." + DEFAULT_FORMAT
     model: str | None = None
+    limit: tuple[str, ...] = ()
     limit_pixels: int | None = None
     strip: bool = False
     orient: str = "keep"
@@ -106,7 +108,7 @@ class Decoding:
     def arguments(self) -> dict[str, Any]:
         """Those of `Codec.decode` that are given."""
         given = {
-            "max_pixels": self.limit_pixels,
+            "limits": options.limits_of(self.limit, self.limit_pixels),
             "region": self.region,
             "allow_partial": self.allow_partial or None,
         }

@@ -17,30 +17,36 @@ from lcodec.errors import StreamError
 
 if TYPE_CHECKING:
     from lcodec.container import Container
+    from lcodec.limits import Limits
 
 
 @click.command("info", short_help="Show what .lic files hold.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option("--digest", is_flag=True, help="Decode the latents and show their digest.")
-@click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Digest no larger images.")
+@options.limits
 @options.as_json
 @options.debug
-def command(inputs: tuple[str, ...], digest: bool, limit_pixels: int | None, as_json: bool) -> None:
-    """Show size, model, quality and sections of .lic files, and whether all checksums hold."""
+def command(
+    inputs: tuple[str, ...], digest: bool, limit: tuple[str, ...], limit_pixels: int | None, as_json: bool
+) -> None:
+    """Show size, model, quality and sections of .lic files, and whether all checksums hold.
+
+    The limits are for metadata and for --digest.
+    """
     from lcodec import weights
 
     models = {model.id: model.name for model in weights.list_models()}
     plan = Plan.make(Search.of(inputs, {".lic"}, ".lic files"), None)
-    limit: dict[str, Any] = {} if limit_pixels is None else {"max_pixels": limit_pixels}
+    limits = options.limits_of(limit, limit_pixels)
 
     def work(job: Job) -> dict[str, Any]:
         data = job.source.read()
-        record, fault = inspect(data, models)
+        record, fault = inspect(data, models, limits)
         record = {"input": job.source.name, **record}
         if digest and fault is None:
             from lcodec import decoder
 
-            record["digest"] = decoder.digest(data, **limit)
+            record["digest"] = decoder.digest(data, limits=limits)
         if fault is None and as_json:
             print_json(record)
         if not as_json:
@@ -53,7 +59,7 @@ def command(inputs: tuple[str, ...], digest: bool, limit_pixels: int | None, as_
     files.report(outcomes, plan.count, label="reading", show=None, quiet=not digest, as_json=as_json)
 
 
-def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], StreamError | None]:
+def inspect(data: bytes, models: Mapping[str, str], limits: Limits) -> tuple[dict[str, Any], StreamError | None]:
     """What header and sections say, sizes in bytes, and the fault that a decoder would stop at, if any.
 
     models: names by full id. Raises StreamError when not even the header can be read.
@@ -72,7 +78,7 @@ def inspect(data: bytes, models: Mapping[str, str]) -> tuple[dict[str, Any], Str
             sections.append({"name": section.name, "offset": section.offset, "bytes": size, "intact": section.intact})
             if section.type == SectionType.SLICE:
                 slice_bytes += len(section.payload)
-        box = unpack(data)
+        box = unpack(data, metadata_limit=limits.metadata_bytes)
         warnings = box.warnings
     except StreamError as error:
         fault = error

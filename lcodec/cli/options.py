@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lcodec.cli.report import DEBUG
+
+if TYPE_CHECKING:
+    from lcodec.limits import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -32,13 +35,35 @@ device = click.option(
     show_default=True,
     help="Where the networks run; the latents are the same everywhere.",
 )
-threads = click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads [default: all]."
-)
+threads = click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads [default: all].")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout.")
 force = click.option("--force", is_flag=True, help="Overwrite what exists.")
 quiet = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 verbose = click.option("-v", "--verbose", is_flag=True, help="Say more about each file.")
+
+
+def limits(function: F) -> F:
+    """What files may ask for: values `limit` and `limit_pixels`, for `limits_of`."""
+    for option in (
+        click.option(
+            "--limit",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Refuse what asks for more: pixels, memory, seconds, metadata, ratio; none for no limit. "
+            "Also in $LCODEC_LIMITS.",
+        ),
+        click.option("--limit-pixels", type=click.IntRange(1), metavar="N", help="Refuse larger images."),
+    ):
+        function = option(function)
+    return function
+
+
+def limits_of(settings: Iterable[str], pixels: int | None) -> Limits:
+    """Raises UsageError for a setting that cannot be read."""
+    from lcodec.limits import Limits
+
+    found = Limits.from_environment().changed(settings)
+    return found if pixels is None else replace(found, pixels=pixels)
 
 
 def coding(function: F) -> F:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lcodec.errors import LcodecError
+from lcodec.limits import NO_LIMITS
 
 if TYPE_CHECKING:
     from lcodec.codec import Codec, EncodeResult
@@ -20,7 +21,7 @@ def check(codec: Codec, result: EncodeResult, picture: Picture) -> float:
     """
     import numpy as np
 
-    decoded = codec.decode(result.data, max_pixels=picture.width * picture.height)
+    decoded = codec.decode(result.data, limits=NO_LIMITS)
     if decoded.digest != result.y_hat_digest or decoded.pixels.shape != picture.pixels.shape:
         raise _failed("the encoded data does not decode to the same latents")
     # Floating point may round differently from run to run, by one step; more is a fault.
@@ -46,7 +47,7 @@ def check_bands(codec: Codec, result: EncodeResult, picture: BandedPicture) -> f
 
     from lcodec.image import regrouped
 
-    decoding = codec.decode_bands(result.data, max_pixels=None)
+    decoding = codec.decode_bands(result.data, limits=NO_LIMITS)
     decoded = decoding.banded()
     alike = ("height", "width", "mode", "deep", "icc", "exif", "xmp")
     if any(getattr(picture, name) != getattr(decoded, name) for name in alike):

@@ -7,13 +7,13 @@ the logarithm of the size, and the PSNR, run nearly straight.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from lcodec.errors import UsageError
 from lcodec.header import QUALITY_STEPS
+from lcodec.limits import parse_size
 
 T = TypeVar("T")
 
@@ -23,8 +23,6 @@ PSNR_TOLERANCE_DB = 0.03
 # What one step changes in the middle of a model's range: where to look before two points are known.
 LOG_SIZE_STEP = 0.3 / 128
 PSNR_STEP_DB = 1.5 / 128
-
-SIZE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,7 @@ class Found(Generic[T]):
     evaluations: int
 
 
-def parse_size(text: str) -> int:
-    """Bytes of "200kB", "200k", "1.5MiB", "200000"; k, M, G are powers of 1000, Ki, Mi, Gi of 1024. UsageError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmg]?i?)b?\s*", text, re.IGNORECASE)
-    unit = match[2].lower() if match else None
-    if match is None or unit not in SIZE_UNITS:
-        raise UsageError(f"{text!r} is no size", "for example 200kB, 1.5MiB or 65536")
-    return int(float(match[1]) * SIZE_UNITS[unit])
-
-
-def make_target(
-    bpp: float | None = None, size: int | str | None = None, psnr: float | None = None
-) -> Target | None:
+def make_target(bpp: float | None = None, size: int | str | None = None, psnr: float | None = None) -> Target | None:
     """The one that is given; None if none is. Raises UsageError for several, or for a size that is none."""
     given = [(kind, value) for kind, value in (("bpp", bpp), ("size", size), ("psnr", psnr)) if value is not None]
     if len(given) > 1:

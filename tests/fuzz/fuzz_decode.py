@@ -23,10 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lcodec import container, weights  # noqa: E402
-from lcodec.decoder import check_size, decode_latents  # noqa: E402
+from lcodec.decoder import decode_latents  # noqa: E402
 from lcodec.entropy.intmodel import IntegerEntropyModel  # noqa: E402
 from lcodec.errors import StreamError  # noqa: E402
 from lcodec.image import Picture, decode_alpha, orientation_of, profile  # noqa: E402
+from lcodec.limits import Limits  # noqa: E402
 
 MAX_PIXELS = 1 << 20  # a damaged size must not make the run slow
 Seed = tuple[bytes, weights.ModelFile, IntegerEntropyModel]
@@ -97,7 +98,7 @@ def damage_below_checksums(data: bytes, rng: np.random.Generator) -> bytes:
 
 def decode(data: bytes, model: weights.ModelFile, entropy: IntegerEntropyModel) -> None:
     box = container.unpack(data)
-    check_size(box.header.width, box.header.height, MAX_PIXELS)
+    Limits(pixels=MAX_PIXELS).check_size(box.header.width, box.header.height)
     header = box.header
     if box.alpha is not None:
         decode_alpha(box.alpha, header.height, header.width, header.deep)

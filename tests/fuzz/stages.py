@@ -21,6 +21,7 @@ import numpy as np
 from lcodec import checkpoint, container, weights
 from lcodec.errors import InputError, LcodecError, ModelError, StreamError
 from lcodec.header import CRC_BYTES, HEADER_MAX_BYTES, crc, parse_header, read_varint
+from lcodec.limits import Limits
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, compressai
 
 MAX_PIXELS = 1 << 17  # a damaged size must not make the run slow
@@ -146,7 +147,7 @@ class Decode(Stage):
         codec, mode, data = self.codecs[data[0] % len(self.codecs)], data[1], data[2:]
         if mode & 1:
             data = with_checksums(data)
-        options: dict[str, Any] = {"max_pixels": MAX_PIXELS, "allow_partial": bool(mode & 2)}
+        options: dict[str, Any] = {"limits": Limits(pixels=MAX_PIXELS), "allow_partial": bool(mode & 2)}
         if mode & 4:
             options["region"] = (mode, mode >> 1, 1 + mode // 4, 33)
         with in_time():
