@@ -35,7 +35,7 @@ from lcodec.decoder import (
 from lcodec.decoding import Decoding
 from lcodec.entropy.tables import table_set
 from lcodec.errors import InputError, ModelError, UsageError
-from lcodec.header import quality_to_code
+from lcodec.header import Buffer, quality_to_code
 from lcodec.image import (
     AlphaEncoder,
     BandedPicture,
@@ -137,7 +137,7 @@ class Codec:
         self.transforms = open_transforms(config, self.file, self.device, self.threads)
 
     @classmethod
-    def for_stream(cls, data: bytes, device: str = "auto", threads: int | None = None) -> Codec:
+    def for_stream(cls, data: Buffer, device: str = "auto", threads: int | None = None) -> Codec:
         """The codec for the model that a .lic file names. Raises StreamError, ModelError."""
         return cls(weights.find(container.read_header(data).model_id.hex()), device, threads)
 
@@ -369,7 +369,7 @@ class Codec:
 
     def decode(
         self,
-        data: bytes,
+        data: Buffer,
         *,
         limits: Limits | None = None,
         region: tuple[int, int, int, int] | None = None,
@@ -396,7 +396,7 @@ class Codec:
 
     def decode_bands(
         self,
-        data: bytes,
+        data: Buffer,
         *,
         limits: Limits | None = None,
         region: tuple[int, int, int, int] | None = None,

@@ -10,7 +10,7 @@ StreamError; time and memory are linear in the bytes given, whatever sizes they 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import IO, NamedTuple
@@ -173,11 +173,18 @@ def list_sections(data: Buffer) -> Iterator[Section]:
         offset = section.end
 
 
-def unpack(data: Buffer, *, tolerant: bool = False, metadata_limit: int = METADATA_LIMIT_BYTES) -> Container:
+def unpack(
+    data: Buffer,
+    *,
+    tolerant: bool = False,
+    metadata_limit: int = METADATA_LIMIT_BYTES,
+    wanted: Collection[int] | None = None,
+) -> Container:
     """Header, metadata and slices of a whole file.
 
     Damaged or unknown ancillary sections are skipped with a warning. With `tolerant`, lost slices are listed
-    in `damaged` instead of raising. `metadata_limit` bounds all metadata together, in decompressed bytes.
+    in `damaged` instead of raising. `metadata_limit` bounds all metadata together, in decompressed bytes. Without
+    `tolerant`, slices that are not `wanted` are b"" and neither checked nor, in a file with INDEX, looked at.
     Raises NotLcodec, UnsupportedVersion, Truncated, Corrupt or LimitExceeded.
     """
     view = memoryview(data).cast("B")
@@ -192,7 +199,7 @@ def unpack(data: Buffer, *, tolerant: bool = False, metadata_limit: int = METADA
         container.slices = _rescue_slices(view, offset, header.slice_count, index, sound)
         container.damaged = [i for i, payload in enumerate(container.slices) if not payload]
     else:
-        container.slices = _read_slices(view, offset, header.slice_count, index)
+        container.slices = _read_slices(view, offset, header.slice_count, index, wanted)
     return container
 
 
@@ -341,9 +348,17 @@ def _read_metadata(payload: memoryview, limit: int) -> bytes:
     return bytes(data)
 
 
-def _read_slices(view: memoryview, offset: int, count: int, index: list[int] | None) -> list[bytes]:
+def _read_slices(
+    view: memoryview, offset: int, count: int, index: list[int] | None, wanted: Collection[int] | None
+) -> list[bytes]:
     slices = []
     for i in range(count):
+        if index is not None and wanted is not None and i not in wanted:
+            slices.append(b"")
+            offset += _slice_section_bytes(index[i])
+            if offset > len(view):
+                raise Truncated(f"the data ends inside slice {i} of {count}")
+            continue
         if offset == len(view):
             raise Truncated(f"the data ends before slice {i} of {count}")
         section = _read_section(view, offset)
@@ -362,6 +377,10 @@ def _read_slices(view: memoryview, offset: int, count: int, index: list[int] | N
     return slices
 
 
+def _slice_section_bytes(payload_bytes: int) -> int:
+    return len(write_varint(payload_bytes << 4 | SectionType.SLICE)) + payload_bytes + CRC_BYTES
+
+
 # ---- reading what a damaged file still holds ----
 
 
@@ -378,7 +397,7 @@ def _rescue_slices(
     if index is None:
         index = _index_behind_damaged_tag(view, count)
     if index is not None:
-        total = sum(len(write_varint(n << 4)) + n + CRC_BYTES for n in index)
+        total = sum(map(_slice_section_bytes, index))
         readings += [_slices_by_index(view, start, index) for start in (offset, max(0, len(view) - total))]
     return max(reversed(readings), key=lambda slices: sum(map(bool, slices)))
 

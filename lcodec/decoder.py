@@ -37,6 +37,22 @@ def numbered_slices(header: Header) -> list[Slice]:
     return [Slice(i, *block) for i, block in enumerate(header.slices())]
 
 
+def slices_within(header: Header, rows: tuple[int, int], columns: tuple[int, int]) -> list[Slice]:
+    """Those that reach into latent rows rows[0] .. rows[1] - 1 and such columns; they fill a rectangle."""
+    side, per_row = 1 << header.slice_log2, header.slice_grid[1]
+    return [
+        Slice(
+            y * per_row + x,
+            y * side,
+            x * side,
+            min(side, header.latent_height - y * side),
+            min(side, header.latent_width - x * side),
+        )
+        for y in range(rows[0] // side, -(-rows[1] // side))
+        for x in range(columns[0] // side, -(-columns[1] // side))
+    ]
+
+
 def slice_groups(slices: Sequence[Slice], threads: int) -> list[list[Slice]]:
     """Slices that fill a rectangle, row by row; of narrow ones so many rows at a time that all threads have work."""
     per_row = sum(s.y0 == slices[0].y0 for s in slices)
@@ -68,16 +84,13 @@ class LatentBands:
         limits: Limits = NO_LIMITS,
     ) -> None:
         header = box.header
-        side = 1 << header.slice_log2
-        first_row, last_row = rows or (0, header.latent_height)
-        first_column, last_column = columns or (0, header.latent_width)
-        self.top, self.left = first_row // side * side, first_column // side * side
-        self.width = min(-(-last_column // side) * side, header.latent_width) - self.left
+        jobs = slices_within(header, rows or (0, header.latent_height), columns or (0, header.latent_width))
+        self.top, self.left = jobs[0].y0, jobs[0].x0
+        self.width = jobs[-1].x0 + jobs[-1].w - self.left
         self.lost: list[int] = []  # numbers of slices, grows while bands are drawn
         self.seconds = 0.0
         self._box, self._entropy, self._threads, self._tolerant = box, entropy, threads, tolerant
         self._tables = table_set(model.table_qualities, header.quality)
-        jobs = [s for s in numbered_slices(header) if self.top <= s.y0 < last_row and self.left <= s.x0 < last_column]
         self.count = len(jobs)
         self._groups = slice_groups(jobs, threads)
         self._limits = limits

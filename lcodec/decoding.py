@@ -9,10 +9,10 @@ from itertools import islice
 import numpy as np
 
 from lcodec import container
-from lcodec.decoder import LatentBands, LatentsDigest, check_model, known_quality
+from lcodec.decoder import LatentBands, LatentsDigest, check_model, known_quality, slices_within
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import Corrupt, StreamError
-from lcodec.header import PIXELS_PER_LATENT
+from lcodec.header import PIXELS_PER_LATENT, Buffer
 from lcodec.image import BandedPicture, Picture, alpha_rows
 from lcodec.limits import NO_LIMITS, Limits
 from lcodec.region import Region, check_region, slice_region
@@ -37,7 +37,7 @@ class Decoding:
 
     def __init__(
         self,
-        data: bytes,
+        data: Buffer,
         model: ModelFile,
         entropy: IntegerEntropyModel,
         transforms: Transforms,
@@ -54,26 +54,21 @@ class Decoding:
         limits.check_size(self.width, self.height)
         limits.check_ratio(header, len(data))
         self._limits = limits
-        box = container.unpack(data, tolerant=allow_partial, metadata_limit=limits.metadata_bytes)
+        self._rows, self._columns = header.latent_height, header.latent_width
+        self._whole = region is None
+        self._box = _latents_of(self.region) if region else Box(0, self._rows, 0, self._columns)
+        needed = halo_box(transforms, self._box, self._rows, self._columns)
+        rows, columns = (needed.top, needed.bottom), (needed.left, needed.right)
+        wanted = {s.number for s in slices_within(header, rows, columns)} if region else None
+        box = container.unpack(data, tolerant=allow_partial, metadata_limit=limits.metadata_bytes, wanted=wanted)
         check_model(header, model)
         self.icc, self.exif, self.xmp, self.warnings = box.icc, box.exif, box.xmp, box.warnings
         self._alpha, self.alpha_lost = box.alpha, box.alpha_lost
         self.gray, self.deep = header.gray, header.deep
         self.channels = (1 if self.gray else 3) + (self._alpha is not None)
         self._transforms, self._allow_partial = transforms, allow_partial
-        self._rows, self._columns = header.latent_height, header.latent_width
-        self._whole = region is None
-        self._box = _latents_of(self.region) if region else Box(0, self._rows, 0, self._columns)
-        needed = halo_box(transforms, self._box, self._rows, self._columns)
         self._latents = LatentBands(
-            box,
-            model,
-            entropy,
-            threads,
-            rows=(needed.top, needed.bottom),
-            columns=(needed.left, needed.right),
-            tolerant=allow_partial,
-            limits=limits,
+            box, model, entropy, threads, rows=rows, columns=columns, tolerant=allow_partial, limits=limits
         )
         self._scale = transforms.inverse_gain(known_quality(header, model)) * np.float32(2.0**-entropy.fy)
         self.seconds: dict[str, float] = {}

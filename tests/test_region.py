@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from lcodec import container
 from lcodec.cli import cli
 from lcodec.codec import Codec
-from lcodec.errors import LimitExceeded, UsageError
+from lcodec.errors import Corrupt, LimitExceeded, Truncated, UsageError
 from lcodec.limits import Limits
 from lcodec.nets import ARCHITECTURES
 from lcodec.region import Region, parse_region, slice_region
@@ -106,3 +106,29 @@ def test_command_writes_the_region(models, photo, tmp_path):
     assert np.abs(part.astype(int) - whole[40:100, 30:80]).max() <= 1
     out = CliRunner().invoke(cli, [*options, "--force", "--region", "700,40,69,60", str(tmp_path / "a.lic")])
     assert out.exit_code == 2 and "reaches beyond an image of 768x432 pixels" in out.output
+
+
+def test_damage_that_a_region_does_not_reach_does_not_concern_it(coded):
+    codec, data, whole = coded
+    section = [s for s in container.list_sections(data) if s.type == container.SectionType.SLICE][0]
+    bad = bytearray(data)
+    bad[section.end - 10] ^= 1
+    part = codec.decode(bytes(bad), region=(570, 340, 20, 20))
+    assert np.abs(part.pixels.astype(int) - whole[340:360, 570:590]).max() <= 1
+    with pytest.raises(Corrupt):
+        codec.decode(bytes(bad), region=(0, 0, 20, 20))
+    with pytest.raises(Truncated):
+        codec.decode(data[: section.end - 3], region=(570, 340, 20, 20))
+
+
+@pytest.mark.parametrize("size", [0, 7])
+def test_region_of_what_is_no_file_of_ours_is_an_error(size, tmp_path):
+    path = tmp_path / "a.lic"
+    path.write_bytes(b"\x89" * size)
+    out = CliRunner().invoke(cli, ["decode", str(path), "--region", "0,0,1,1", "-o", str(tmp_path / "a.png")])
+    assert out.exit_code == 6
+
+
+def test_preview_is_refused_with_a_reason():
+    out = CliRunner().invoke(cli, ["decode", "a.lic", "--scale", "1/8"])
+    assert out.exit_code == 2 and "no quick preview" in out.stderr and "--region" in out.stderr

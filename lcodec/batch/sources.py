@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import mmap
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -35,6 +36,17 @@ class Source:
         if self.fault or not isinstance(self.path, Path) or not os.path.isfile(self.path):
             return self.read()
         return self.path
+
+    def mapped(self) -> bytes | memoryview:
+        """All bytes; of a file on this machine only those are read that are looked at. Raises InputError."""
+        place = self.local_or_read()
+        if isinstance(place, bytes):
+            return place
+        try:
+            with open(place, "rb") as file:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # not readable, or empty
+            return self.read()
 
     def read(self) -> bytes:
         """All bytes. Raises InputError."""

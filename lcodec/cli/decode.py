@@ -20,12 +20,22 @@ from lcodec.region import parse_region
 if TYPE_CHECKING:
     from lcodec.codec import Codec, DecodeResult
     from lcodec.decoding import Decoding as BandedDecoding
+    from lcodec.header import Buffer
     from lcodec.image import BandedPicture, Picture
     from lcodec.region import Region
 
 SUFFIXES = frozenset({".lic"})
 DEFAULT_FORMAT = "png"
 PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
+
+
+def _refuse_scale(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Other decoders have previews; whoever looks for one here is told why not."""
+    if value is not None:
+        raise UsageError(
+            "there is no quick preview: the networks have no small picture on the way, one takes as long as all",
+            hint="--region X,Y,W,H decodes a part, in the time that the part takes",
+        )
 
 
 @click.command("decode", short_help="Decode .lic files to images.")
@@ -48,6 +58,7 @@ PLACES_SHOWN = 8  # damaged parts named on stderr; --json names all
 @metadata.decode_options
 @options.limits
 @click.option("--region", metavar="X,Y,W,H", help="Decode this rectangle only, in pixels from the top left corner.")
+@click.option("--scale", hidden=True, expose_value=False, callback=_refuse_scale)
 @click.option("--allow-partial", is_flag=True, help="Fill what is damaged, say where, and exit with 3.")
 @options.many
 @options.coding
@@ -131,7 +142,7 @@ class Decoder:
         from lcodec.image import LARGE_PX
 
         how, start = self.how, time.perf_counter()
-        data = job.source.read()
+        data = job.source.mapped() if how.region and not how.allow_partial else job.source.read()
         read = time.perf_counter()
         # Before torch is imported: most of what is not a .lic file shows here.
         header = read_header(data)
@@ -181,7 +192,7 @@ class Decoder:
         picture, lost = metadata.fitted(picture.ahead(), ending, how.strip, how.orient, how.strict)
         return write_by(job, lambda file: write_bands(file, picture, ending), how.force), lost
 
-    def _codec(self, data: bytes, model_id: bytes) -> Codec:
+    def _codec(self, data: Buffer, model_id: bytes) -> Codec:
         """The codec for a file. Raises ModelError without its model."""
         how = self.how
         if how.model is not None:
