@@ -13,6 +13,7 @@ Reading needs numpy and safetensors only. Nothing in a model file is executed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -280,7 +281,11 @@ def search_path() -> list[Path]:
 
 def model_files() -> list[Path]:
     """Every file of the search path that could be a model by its name, readable or not."""
-    return [p for folder in search_path() if folder.is_dir() for p in sorted(folder.glob("*" + SUFFIX))]
+    found: list[Path] = []
+    for folder in search_path():
+        with contextlib.suppress(OSError):  # one that may not be looked into is as one that is not there
+            found += sorted(folder / name for name in os.listdir(folder) if name.endswith(SUFFIX))
+    return found
 
 
 def list_models() -> list[ModelInfo]:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from lcodec import container, weights  # noqa: E402
 from lcodec.codec import Codec  # noqa: E402
 from lcodec.finalize.assemble import finalize_network  # noqa: E402
-from lcodec.header import crc  # noqa: E402
+from lcodec.header import crc, pack_header  # noqa: E402
 from lcodec.image import Picture  # noqa: E402
 from lcodec.nets import ARCHITECTURES  # noqa: E402
 from tests.conftest import PHOTO, random_network  # noqa: E402
@@ -109,6 +109,10 @@ def write_bad(good: bytes) -> None:
         header = good[:start] + value + good[start + len(value) : size]
         return header + crc(header) + good[size + 4 :]
 
+    def with_size(width: int, height: int) -> bytes:
+        """A claim that no slices back."""
+        return pack_header(replace(box.header, width=width, height=height)) + good[25:]
+
     first = replace(box, slices=[flipped(payload, len(payload) // 2), *box.slices[1:]])
     cases = {
         "NotLcodec-png": b"\x89PNG\r\n\x1a\n" + good[8:],
@@ -124,6 +128,9 @@ def write_bad(good: bytes) -> None:
         "Corrupt-rans-state": container.pack(first),
         "Truncated-rans": container.pack(replace(box, slices=[payload[:-4], *box.slices[1:]])),
         "UnsupportedVersion-critical-section": good[:25] + b"\x0d" + crc(b"\x0d") + good[25:],
+        "LimitExceeded-pixels": with_size(2**31 - 1, 2**31 - 1),
+        "LimitExceeded-ratio": with_size(13_000, 13_000),
+        "LimitExceeded-metadata": container.pack(replace(box, xmp=bytes(container.METADATA_LIMIT_BYTES + 1))),
         "ModelError-unknown-id": with_header(7, b"\x01\x02\x03\x04\x05\x06\x07\x08"),
     }
     for name, data in cases.items():

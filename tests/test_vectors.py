@@ -59,5 +59,5 @@ def test_every_architecture_and_every_kind_of_error_has_a_vector():
     headers = [read_header((VECTORS / "good" / name).read_bytes()) for name in EXPECTED]
     assert {h.slice_count > 1 for h in headers} == {True, False}
     assert {p.stem.split("-")[0] for p in BAD} >= {
-        "NotLcodec", "UnsupportedVersion", "Truncated", "Corrupt", "ModelError"
+        "NotLcodec", "UnsupportedVersion", "Truncated", "Corrupt", "LimitExceeded", "ModelError"
     }  # fmt: skip

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * libFuzzer: the float transforms of lc-s with widths, sizes, weights and contents out of the input, not a number and
+ * libFuzzer: the float transforms of lc-s, and divisive normalisation, with widths, sizes, weights and contents out of the input, not a number and
  * infinity among them. Each instruction set stays inside of its arrays, and two threads give what one gives.
  */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "lc_gdn.h"
 #include "lc_mixnet.h"
 
 #define MAX_ARRAYS 128
@@ -156,10 +157,48 @@ static int run(lc_mix_job job, int32_t n_threads)
     return 1;
 }
 
+static void free_arrays(input *in)
+{
+    while (in->n_arrays > 0) {
+        free(in->arrays[--in->n_arrays]);
+    }
+}
+
+/* Every instruction set, on arrays of exactly the size. */
+static void normalise(input *in)
+{
+    const int32_t channels = 1 + (int32_t)(take_byte(in) % 100), rows = 1 + (int32_t)(take_byte(in) % 140);
+    const int32_t padded = (channels + LC_DENSE_PANEL - 1) / LC_DENSE_PANEL * LC_DENSE_PANEL;
+    const uint32_t flags = take_byte(in);
+    lc_gdn gdn = {.channels = channels, .padded = padded, .inverse = flags & 1};
+    const float *add = NULL, *x;
+    int isa;
+
+    in->wild = flags >> 1 & 1;
+    gdn.panels = layer(in, 1, padded, padded).panels;
+    gdn.beta = floats(in, padded);
+    x = floats(in, channels * rows);
+    if (flags >> 2 & 1) {
+        add = floats(in, channels * rows);
+    }
+    for (isa = 0; isa < LC_N_FLOAT_ISAS; isa++) {
+        const lc_dense_kernels *kernels = lc_dense_kernels_get((lc_float_isa)isa);
+        const size_t size = (size_t)(channels * rows) * sizeof *x;
+        float *own = array(in, size);
+
+        if (kernels) {
+            memcpy(own, x, size);
+            check(lc_gdn_apply(&gdn, kernels, own, add, rows) == LC_OK);
+        }
+    }
+    free_arrays(in);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
 {
     input in = {.bytes = bytes, .n = n_bytes, .noise = (uint32_t)n_bytes};
-    const lc_mix_kind kind = (lc_mix_kind)(take_byte(&in) % 3);
+    const uint32_t choice = take_byte(&in) % 4;
+    const lc_mix_kind kind = (lc_mix_kind)(choice % 3);
     const uint32_t flags = take_byte(&in);
     const int32_t step = kind == LC_MIX_HYPER ? 4 : 2;
     const int32_t longest = take_byte(&in) % 16 ? 4 : 37; /* more than LC_DENSE_ROWS now and then */
@@ -173,6 +212,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
     int32_t *y_hat;
     int isa;
 
+    if (choice == 3) {
+        normalise(&in);
+        return 0;
+    }
     in.wild = flags >> 4 & 1;
     if (flags >> 5 == 7) { /* sizes that are refused */
         height += (int32_t)(take_byte(&in) % 3) - 1;
@@ -219,8 +262,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
             check(!memcmp(once, twice, out_bytes));
         }
     }
-    for (i = 0; i < in.n_arrays; i++) {
-        free(in.arrays[i]);
-    }
+    free_arrays(&in);
     return 0;
 }

@@ -37,15 +37,17 @@ from tests.fuzz.fuzz_decode import damage  # noqa: E402
 from tests.fuzz.stages import STAGES, Stage, stage  # noqa: E402
 
 FAILURES = Path("fuzz-failures")
-SANITIZERS = "-fsanitize=fuzzer,address,undefined,float-cast-overflow"
-FLAGS = ["-std=c11", "-g", "-O1", SANITIZERS, "-fno-sanitize-recover=all", "-pthread", "-D_POSIX_C_SOURCE=200809L"]
+SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+COMPILER = ["-std=c11", "-g", "-O1", *SANITIZERS, "-pthread", "-D_POSIX_C_SOURCE=200809L"]
+LIBRARIES = ["-lm"]
+FLAGS = [*COMPILER, "-fsanitize=fuzzer"]
 LAYERS = ("csrc/lc_intnet.c", "csrc/lc_gemm*.c")
 ENTROPY = (*LAYERS, "csrc/lc_s*.c", "csrc/lc_wavefront.c", "csrc/lc_team.c", "tests/cross/case.c")
 C_STAGES = {
     "rans": ("csrc/lc_symbols.c",),
     "layers": LAYERS,
     "slice": ENTROPY,
-    "transforms": ("csrc/lc_mixnet.c", "csrc/lc_dense*.c", "csrc/lc_team.c"),
+    "transforms": ("csrc/lc_mixnet.c", "csrc/lc_gdn.c", "csrc/lc_dense*.c", "csrc/lc_team.c"),
 }
 SLICE_KINDS = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "mbt2018", "cheng2020-anchor", "lc-s")
 MAX_BYTES = 4096  # of an input in C
@@ -74,15 +76,24 @@ def cpu_s() -> float:
 # ---- C
 
 
+def sources(name: str) -> list[Path]:
+    """fuzz_NAME.c, and what it tests."""
+    return [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c"] + [
+        p for glob in C_STAGES[name] for p in sorted(ROOT.glob(glob))
+    ]
+
+
+INCLUDES = ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "tests" / "cross")]
+
+
 def build(name: str, folder: Path) -> Path:
-    """A libFuzzer program of fuzz_NAME.c and what it tests, unless it is there and new."""
+    """A libFuzzer program, unless it is there and new."""
     program = folder / f"fuzz-{name}"
-    sources = [ROOT / "tests" / "fuzz" / f"fuzz_{name}.c"]
-    sources += [path for pattern in C_STAGES[name] for path in sorted(ROOT.glob(pattern))]
-    changed = max(path.stat().st_mtime for path in [*sources, *(ROOT / "csrc").glob("*.h")])
+    changed = max(path.stat().st_mtime for path in [*sources(name), *(ROOT / "csrc").glob("*.h")])
     if not program.exists() or program.stat().st_mtime < changed:
-        includes = ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "tests" / "cross")]
-        subprocess.run(["clang", *FLAGS, *includes, *map(str, sources), "-o", str(program)], check=True)
+        subprocess.run(
+            ["clang", *FLAGS, *INCLUDES, *map(str, sources(name)), *LIBRARIES, "-o", str(program)], check=True
+        )
     return program
 
 
