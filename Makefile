@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-large bench-entropy bench-wavefront fuzz determinism vectors wheel sdist clean
+.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-large bench-effort bench-entropy bench-wavefront fuzz determinism vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ bench-batch: $(BUILT) ## thousands of small images, the whole command against th
 
 bench-large: $(BUILT) ## images of 10, 100 and 1000 megapixels: time, peak memory, regions (LARGE="--megapixels 100")
 	$(PY) -m lcodec.bench.large $(LARGE)
+
+bench-effort: $(BUILT) ## bits that --effort saves, and seconds that it takes (FOLDER=kodak; goes on if broken off)
+	$(PY) -m lcodec.bench.effort $(FOLDER) -o bench-effort
 
 bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one core
 	$(PY) -m lcodec.bench.entropy

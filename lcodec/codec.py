@@ -128,6 +128,7 @@ class Codec:
         self.device = choose_device(device)  # first: it costs nothing to find out that it is not there
         self.file = weights.load(weights.find(model))
         self.name, self.id = self.file.name, self.file.id
+        self.metric = self.file.metric
         self.threads = threads or available_cores()
         config = self.config = NetConfig.from_json(self.file.config)
         self.qualities = config.qualities
@@ -159,7 +160,7 @@ class Codec:
         see `lcodec.search.refine`; with a target at several qualities. Target and effort hold all latents in memory.
 
         Raises InputError for pixels of another shape or type, UsageError for a quality that the model does not have, a
-        target that none of its qualities meets, an effort out of range, or one for a model not trained for MSE.
+        target that none of its qualities meets, or an effort out of range.
         """
         if not isinstance(picture, Picture):
             picture = Picture(picture)
@@ -228,7 +229,7 @@ class Codec:
 
         shown: see `visible`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
         """
-        from lcodec.search.refine import Refinement, known_lmbda, own_lmbda
+        from lcodec.search.refine import Refinement, error_weight, known_lmbda, own_lmbda, similarity_error
 
         header = box.header
         rows, columns = header.latent_height, header.latent_width
@@ -262,11 +263,15 @@ class Codec:
         digest.update(better)
         data = container.pack(replace(box, slices=slices))
         refined = _Attempt(header, data, digest.hexdigest(), better, plain.entropy_s)
-        weight = lmbda * 255**2 * header.width * header.height
+        weight = error_weight(self.metric, lmbda) * header.width * header.height
 
         def cost(trial: _Attempt) -> float:
             """The search estimates; what counts are files and pictures."""
-            return 8 * len(trial.data) + weight * 10 ** (-self._psnr(shown, trial) / 10)
+            if self.metric == "ms-ssim":
+                error = similarity_error(shown, self._reconstruct(trial))
+            else:
+                error = 10 ** (-self._psnr(shown, trial) / 10)
+            return 8 * len(trial.data) + weight * error
 
         return min(plain, refined, key=cost)
 

@@ -85,6 +85,11 @@ class ModelFile:
         """Those with a set of factorized tables, ascending. Raises ModelError."""
         return _qualities(self.entropy, "table_qualities")
 
+    @property
+    def metric(self) -> str:
+        """What its distortion was in training, "mse" or "ms-ssim"."""
+        return metric_of(self.card)
+
     def floats(self) -> dict[str, np.ndarray]:
         """The float tensors as float32: weights of the transforms and the gains."""
         return {k: v.astype(np.float32) for k, v in self.tensors.items() if v.dtype.kind == "f"}
@@ -112,6 +117,13 @@ class ModelInfo:
     size_bytes: int
     summary: str
     card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def metric_of(card: Mapping[str, Any]) -> str:
+    """What a model was trained for, as its card says: our own models' options, or what is said of the zoo's; or mse."""
+    options = card.get("options")
+    metric = options.get("metric") if isinstance(options, Mapping) else card.get("metric")
+    return str(metric or "mse")
 
 
 def pack(model: ModelFile, *, compress: bool = False) -> bytes:

@@ -21,11 +21,13 @@ from lcodec.finalize.assemble import finalize_network
 from lcodec.image import Picture
 from lcodec.nets import ARCHITECTURES
 from lcodec.nets.config import table_lambda
+from lcodec.nets.likelihood import gaussian_likelihood
 from lcodec.search import refine as refine_module
+from lcodec.search.gradients import gaussian_bits, relaxed_round
 from lcodec.search.plans import CONTEXT_PLANS, PLANS, Plan
 from lcodec.search.proxy import Distortion, Proxy, counted_pixels
-from lcodec.search.refine import known_lmbda, own_lmbda, slide, to_torch
-from lcodec.search.sga import relaxed_round, stochastic_annealing
+from lcodec.search.refine import known_lmbda, own_lmbda, similarity_error, slide, to_torch
+from lcodec.search.sga import stochastic_annealing
 from lcodec.search.target import Target
 from lcodec.train.initialize import linear_start
 from lcodec.transforms.tiling import Box
@@ -175,13 +177,42 @@ def test_lambda_of_training_is_taken_from_the_card(codec):
     assert known_lmbda(trained, 3.0) == 0.05
 
 
-def test_model_trained_for_another_error_is_refused(photo, tmp_path):
-    path = tmp_path / f"other{weights.SUFFIX}"
-    saved(random_network("mbt2018-mean"), path, photo, {"options": {"metric": "ms-ssim"}})
-    codec = Codec(path, "cpu", 1)
-    codec.encode(photo[:64, :64], 3.0)
-    with pytest.raises(UsageError, match="was trained for ms-ssim"):
-        codec.encode(photo[:64, :64], 3.0, effort=1)
+@pytest.fixture(scope="module")
+def for_ms_ssim(tmp_path_factory, photo) -> Path:
+    """The parts of mbt2018-mean at the start of training, and a card that says that it was for MS-SSIM."""
+    path = tmp_path_factory.mktemp("ms-ssim") / f"similar{weights.SUFFIX}"
+    return saved(started_network("mbt2018-mean", photo), path, photo, {"options": {"metric": "ms-ssim"}})
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_model_for_ms_ssim_is_searched_for_that(for_ms_ssim, photo, depth):
+    pixels = photo[:170, :180] if depth == 8 else photo[:170, :180, 1].astype(np.uint16) * 257
+    codec = Codec(for_ms_ssim, "cpu", 1)
+    plain, searched = (codec.encode(pixels, 4.0, effort=e) for e in (0, 3))
+    weight = table_lambda(4.0, "ms-ssim") * 170 * 180
+
+    def cost_of(result) -> float:
+        return 8 * len(result.data) + weight * similarity_error(pixels, result.reconstruction())
+
+    assert cost_of(searched) < cost_of(plain)
+    assert codec.decode(searched.data).digest == searched.y_hat_digest
+
+
+def test_what_is_too_small_for_ms_ssim_stays_as_it_is(for_ms_ssim, photo):
+    codec = Codec(for_ms_ssim, "cpu", 1)
+    plain, searched = (codec.encode(photo[:160, :200], 4.0, effort=e) for e in (0, 2))
+    assert searched.data == plain.data
+
+
+@pytest.mark.parametrize(
+    ("card", "metric"),
+    [({}, "mse"), ({"metric": "ms-ssim"}, "ms-ssim"), ({"options": {"metric": "ms-ssim"}}, "ms-ssim")],
+)
+def test_metric_of_training_is_taken_from_the_card(codec, card, metric):
+    """As the trainer writes it, as that of the zoo's models is written, or as nothing."""
+    file = replace(codec.file, card=card)
+    assert file.metric == metric
+    assert known_lmbda(file, 3.0) == table_lambda(3.0, metric)
 
 
 @pytest.mark.parametrize("effort", [-1, 10])
@@ -223,7 +254,7 @@ def test_error_of_the_proxy_is_that_of_the_decoder(codec, proxy, photo):
         window[:, :, inside.top : inside.bottom, inside.left : inside.right] = 0
         rows, columns = slice(counted.top, counted.bottom), slice(counted.left, counted.right)
         offset = (counted.top - 16 * seen.top, counted.left - 16 * seen.left)
-        distortion = Distortion(at, pixels[rows, columns], window, inside, offset, 1.0)
+        distortion = Distortion(at, pixels[rows, columns], window, inside, offset, 3.0)
         error = float(((shown[rows, columns] - pixels[rows, columns] / 255) ** 2).sum())
         assert float(distortion(inner)) == pytest.approx(error, rel=0.02)
 
@@ -260,13 +291,40 @@ def test_curvature_is_the_second_derivative(proxy, photo, monkeypatch):
         assert float(estimate[channel]) == pytest.approx(np.mean(exact), rel=0.25)
 
 
+def test_gradient_of_the_bits_is_that_of_the_likelihood():
+    """Also in the tails, below the least scale, and where rows are not next to each other in memory."""
+    generator = torch.Generator().manual_seed(2)
+    v = (torch.randn(1, 40, 5, 90, generator=generator) * 3).to(memory_format=torch.channels_last).requires_grad_()
+    both = torch.rand(1, 80, 5, 90, generator=generator) * 2 - 0.2
+    scales = both.to(memory_format=torch.channels_last).chunk(2, 1)[1].requires_grad_()
+    ours, theirs = gaussian_bits(v, scales), -torch.log2(gaussian_likelihood(v, scales)).sum()
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
+    for a, b in zip(torch.autograd.grad(ours * 2, (v, scales)), torch.autograd.grad(theirs * 2, (v, scales)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def spread(lowest: float, highest: float, count: int) -> torch.Tensor:
+    return torch.linspace(lowest, highest, count)[None, :, None, None]
+
+
 def test_relaxed_rounding_becomes_rounding():
-    v = torch.linspace(-3, 3, 241)
-    v = v[(v - torch.floor(v) - 0.5).abs() > 0.05]
+    v = spread(-3, 3, 241)
+    v = v[:, ((v - torch.floor(v) - 0.5).abs() > 0.05).flatten()]
     generator = torch.Generator().manual_seed(0)
     assert torch.allclose(relaxed_round(v, 0.01, generator), torch.round(v), atol=1e-3)
-    warm = torch.stack([relaxed_round(torch.full((4000,), 0.3), 0.5, generator)])
+    warm = relaxed_round(torch.full((1, 40, 10, 10), 0.3), 0.5, generator)
     assert 0.2 < float(warm.mean()) < 0.4  # drawn, and in proportion
+
+
+def test_gradient_of_relaxed_rounding_is_its_slope():
+    v, step = spread(0.05, 0.95, 181).requires_grad_(), 1e-3
+
+    def rounded(at: torch.Tensor) -> torch.Tensor:
+        return relaxed_round(at, 0.3, torch.Generator().manual_seed(4))
+
+    (slope,) = torch.autograd.grad(rounded(v).sum(), v)
+    with torch.no_grad():
+        assert torch.allclose(slope, (rounded(v + step) - rounded(v - step)) / (2 * step), rtol=0.01, atol=5e-3)
 
 
 @pytest.mark.parametrize("plan", [Plan(4, 0, 0), Plan(0, 40, 0), Plan(0, 0, 10)], ids=["slide", "sga", "anneal"])
@@ -306,3 +364,18 @@ def test_command_takes_an_effort(model_file, photo, tmp_path):
     assert json.loads(result.stdout)["effort"] == 2
     result = CliRunner().invoke(cli, [*arguments, "10", str(tmp_path / "a.png")])
     assert result.exit_code == 2
+
+
+def test_command_takes_a_model_for_a_metric(model_file, for_ms_ssim, photo, tmp_path, monkeypatch):
+    PIL.Image.fromarray(photo[:64, :96]).save(tmp_path / "a.png")
+    arguments = ["encode", "--threads", "1", "--json", "--force", str(tmp_path / "a.png"), "--metric", "ms-ssim"]
+    refused = CliRunner().invoke(cli, [*arguments, "--model", str(model_file)])
+    assert refused.exit_code == UsageError.exit_code and "was trained for mse, not ms-ssim" in refused.output
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
+    missing = CliRunner().invoke(cli, arguments)
+    assert missing.exit_code == UsageError.exit_code and "no model here was trained for ms-ssim" in missing.output
+    monkeypatch.setenv(weights.ENVIRONMENT, str(for_ms_ssim.parent))
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["model"] == "similar"

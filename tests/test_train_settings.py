@@ -17,10 +17,11 @@ from lcodec import checkpoint, cli, weights
 from lcodec.errors import UsageError
 from lcodec.nets import ARCHITECTURES, NetConfig, Network
 from lcodec.nets.config import LAMBDAS, table_lambda
+from lcodec.nets.similarity import ms_ssim
 from lcodec.train.average import EVERY, Average
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer
-from lcodec.train.loss import mean_square, ms_ssim
+from lcodec.train.loss import mean_square
 from lcodec.train.optimizers import as_matrix, matrices
 from lcodec.train.schedule import Plateau, learning_rate
 

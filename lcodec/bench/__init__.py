@@ -4,6 +4,7 @@
     metrics.py   PSNR, PSNR-YUV, MS-SSIM, SSIMULACRA 2
     run.py       rows, kept by store.py as schema.py says; speed.py; summary.py: curves and BD-rates
     table.py, plot.py, readme.py, page/, compare.py     what people look at
+    effort.py                    bits that --effort saves
     entropy.py, wavefront.py     speed of the coder's parts alone
 """
 

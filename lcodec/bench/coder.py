@@ -41,6 +41,10 @@ class Coder:
         """The file -> uint8 (H, W, 3)."""
         raise NotImplementedError
 
+    def warm_up(self, pixels: np.ndarray, quality: float) -> None:
+        """Once around, so that what follows can be timed. Raises whatever `encode` and `decode` raise."""
+        self.decode(self.encode(pixels, quality), *pixels.shape[:2])
+
     def parts(self) -> dict[str, float]:
         """Seconds of the parts of the last call: "transform", "entropy", "container"; empty if they are not known."""
         return {}

@@ -28,6 +28,7 @@ class LcodecCoder(Coder):
 
     device: str = "auto"
     threads: int = 1
+    effort: int = 0
     _codec: Codec | None = None
     _parts: dict[str, float] = field(default_factory=dict)
     parallel = False  # it uses all threads itself
@@ -43,9 +44,13 @@ class LcodecCoder(Coder):
         return self._codec
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
-        result = self.load().encode(pixels, quality)
+        result = self.load().encode(pixels, quality, effort=self.effort)
         self._parts = _with_container(result.seconds)
         return result.data
+
+    def warm_up(self, pixels: np.ndarray, quality: float) -> None:
+        codec = self.load()
+        codec.decode(codec.encode(pixels, quality, effort=min(self.effort, 1)).data)
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         result = self.load().decode(data, limits=NO_LIMITS)
@@ -83,13 +88,13 @@ def model_coders(
     device: str,
     threads: int,
     notice: Callable[[str], None] = lambda message: None,
-) -> list[Coder]:
+) -> list[LcodecCoder]:
     """A codec for each model; checkpoints are finalized first, with a `notice`.
 
     qualities: None for whole steps within what a model has. A model of one quality is measured at that one.
     Raises ModelError, UsageError for a quality that a model does not have, and for two models of one name.
     """
-    coders: dict[str, Coder] = {}
+    coders: dict[str, LcodecCoder] = {}
     for path in models:
         name = path.name.split(".")[0] if weights.is_checkpoint(path) else path.name.removesuffix(weights.SUFFIX)
         if weights.is_checkpoint(path):

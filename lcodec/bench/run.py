@@ -36,7 +36,7 @@ SAME_MACHINE = ("cpu", "threads", "device")
 class Settings:
     """What to measure. published: curves that are only drawn and compared.
 
-    pictures: of how many images the report page has pictures.
+    pictures: of how many images the report page has pictures. every: only each so-manieth image of the folder.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class Settings:
     jobs: int = 1
     speed: bool = True
     pictures: int = 24
+    every: int = 1
     published: Sequence[tuple[CodecEntry, Curve]] = ()
     command: str = ""
 
@@ -82,6 +83,7 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     """
     listener = listener or Listener()
     images, skipped = find_images(settings.folder)
+    images = images[:: settings.every]
     for entry in skipped:
         listener.warn(f"{entry['error']}; skipped")
     results, old_rows = begin(settings, images, skipped)
@@ -280,8 +282,7 @@ def warm_up(task: Task) -> None:
     if task.coder.kind == "program":
         return
     try:
-        pixels = read_rgb(task.path)
-        task.coder.decode(task.coder.encode(pixels, task.quality), *pixels.shape[:2])
+        task.coder.warm_up(read_rgb(task.path), task.quality)
     except Exception:  # the row that follows will say it
         return
 

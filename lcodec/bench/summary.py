@@ -105,7 +105,7 @@ def bd_entries(results: Results, notice: Callable[[str], None] = lambda text: No
             elif numbers is None:
                 entries.append(_of_published(name, metric, anchor, published[name]))
             else:
-                entries.append(_of_rows(name, metric, anchor, numbers))
+                entries.append(bd_of_tables(name, metric, anchor, numbers))
     return entries
 
 
@@ -123,7 +123,8 @@ def _undefined(codec: str, metric: str, note: str) -> BDEntry:
     }
 
 
-def _of_rows(codec: str, metric: str, anchor: Table, numbers: Table) -> BDEntry:
+def bd_of_tables(codec: str, metric: str, anchor: Table, numbers: Table) -> BDEntry:
+    """A codec against the anchor, over the images that both have, with the interval of the bootstrap."""
     common = [name for name in anchor.images if name in numbers.images]
     if not common:
         return _undefined(codec, metric, "no image went well both here and with the anchor")

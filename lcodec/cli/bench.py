@@ -181,7 +181,7 @@ def measure(
 
     choose_device(device)
     threads = threads or available_cores()
-    coders = model_coders(found, qualities, device, threads, note) + find_codecs(codecs, found, threads)
+    coders = [*model_coders(found, qualities, device, threads, note), *find_codecs(codecs, found, threads)]
     names = [coder.name for coder in coders if not coder.missing]
     if doubled := next((n for n in names if names.count(n) > 1), None):
         raise UsageError(f"a model and another codec are both called {doubled}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lcodec.search.target import Target
 
 SUFFIX = ".lic"
+METRIC_HINT = "lcodec models pull brings models for ms-ssim, lcodec train makes them, both with --metric"
 
 
 @click.command("encode", short_help="Encode images as .lic files.")
@@ -53,6 +54,11 @@ SUFFIX = ".lic"
     show_default=True,
     metavar="0..9",
     help="Search latents for each image: smaller and better, slower.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["mse", "ms-ssim"]),
+    help="Take a model that was trained for this; --effort then makes it better, too.",
 )
 @metadata.encode_options
 @click.option("--verify", is_flag=True, help="Decode again and compare before the file appears.")
@@ -112,6 +118,7 @@ class Encoding:
     quality: float | None = None
     target: Target | None = None
     effort: int = 0
+    metric: str | None = None
     wanted: metadata.Wanted = metadata.Wanted()
     verify: bool = False
     limit_pixels: int | None = None
@@ -185,20 +192,38 @@ class Encoder:
         return self.how.wanted.open_rows(source, name, self.how.limit_pixels)
 
     def _codec(self) -> Codec:
-        from lcodec import weights
-
-        model = self.how.model or weights.DEFAULT_MODEL
+        how = self.how
 
         def load() -> Codec:
-            return load_codec(model, self.how.device, self.how.threads, quiet=self.how.quiet)
+            model = how.model or model_for(how.metric)
+            codec = load_codec(model, how.device, how.threads, quiet=how.quiet)
+            if how.metric and codec.metric != how.metric:
+                raise UsageError(f"model {codec.name} was trained for {codec.metric}, not {how.metric}", METRIC_HINT)
+            return codec
 
-        return self._codecs.get(model, load, for_all=True)
+        return self._codecs.get(how.model, load, for_all=True)
 
     def _quality(self, codec: Codec) -> float:
         try:
             return choose_quality(codec, self.how.quality)
         except UsageError as error:
             raise StopBatch(error) from error
+
+
+def model_for(metric: str | None) -> str:
+    """The default model, or if it was trained for another metric the one for this with the most qualities.
+
+    Raises UsageError if there is none.
+    """
+    from lcodec import weights
+
+    if metric is None:
+        return weights.DEFAULT_MODEL
+    fitting = [m for m in weights.list_models() if weights.metric_of(m.card) == metric]
+    if not fitting:
+        raise UsageError(f"no model here was trained for {metric}", METRIC_HINT)
+    best = max(fitting, key=lambda m: (m.name == weights.DEFAULT_MODEL, len(m.qualities)))
+    return str(best.path)
 
 
 def choose_quality(codec: Codec, quality: float | None) -> float:

@@ -22,14 +22,14 @@ PLANS = {
     2: Plan(4, 0, 4),
     3: Plan(6, 0, 8),
     4: Plan(6, 0, 16),
-    5: Plan(6, 0, 32),
-    6: Plan(6, 0, 64),
-    7: Plan(6, 0, 120),
-    8: Plan(6, 0, 240),
-    9: Plan(6, 0, 480),
+    5: Plan(6, 0, 24),
+    6: Plan(6, 0, 36),
+    7: Plan(0, 60, 12),
+    8: Plan(0, 100, 16),
+    9: Plan(0, 180, 16),
 }
 # With a context every integer moves the means of those after it, which spoils both of the others.
-CONTEXT_PLANS = {effort: Plan(0, sga, 0) for effort, sga in enumerate((0, 15, 20, 30, 45, 65, 100, 150, 250, 400))}
+CONTEXT_PLANS = {effort: Plan(0, sga, 0) for effort, sga in enumerate((0, 12, 18, 25, 36, 50, 70, 100, 140, 200))}
 
 
 def plan_of(effort: int, context: bool = False) -> Plan:

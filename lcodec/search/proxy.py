@@ -10,18 +10,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcodec.checkpoint import network_of_model
 from lcodec.decoder import Slice
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import table_set
-from lcodec.errors import UsageError
+from lcodec.nets import Network
 from lcodec.nets.config import DOWNSAMPLING_Y
 from lcodec.nets.likelihood import gaussian_likelihood
+from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 from lcodec.transforms.tiling import Box
 from lcodec.weights import ModelFile
+
+from .gradients import gaussian_bits
 
 # Latents around a slice that its search sees but does not move, and how far outside of the slice pixels count. A latent
 # reaches about three latents far in the transforms of the gdn family; what it does beyond is left out of the search.
@@ -32,21 +35,17 @@ COUNTED_LATENTS = 2
 class Proxy:
     """The float network of a model on a device, without gradients of its weights. Sets torch's number of threads.
 
-    Raises ModelError for a model without what it needs, UsageError for one that was trained for another error.
+    Raises ModelError for a model without what it needs.
     """
 
     def __init__(self, file: ModelFile, entropy: IntegerEntropyModel, device: str, threads: int) -> None:
-        metric = file.card.get("options", {}).get("metric", "mse")
-        if metric != "mse":
-            raise UsageError(
-                f"model {file.name} was trained for {metric}, and effort makes squared errors small",
-                "leave --effort out",
-            )
         torch.set_num_threads(threads)
         self.file, self.entropy, self.device = file, entropy, torch.device(device)
         self.network = network_of_model(file).to(self.device).channels_last().requires_grad_(False)
         self.kind = self.network.config.arch.entropy
         self.amp = has_fast_bfloat16(self.device)
+        if self.amp:
+            _store_as_bfloat16(self.network)
 
     def at(self, quality: float) -> ProxyAt:
         return ProxyAt(self, quality)
@@ -98,17 +97,26 @@ class ProxyAt:
             return -torch.log2(prior.likelihood(v + density.means, self.value_scale))
         return -torch.log2(gaussian_likelihood(v, density.scales))
 
+    def total_bits(self, v: Tensor, density: Density) -> Tensor:
+        """Of all latents together, a scalar; see `bits`."""
+        if density.scales is None:
+            return self.bits(v, density).sum()
+        return gaussian_bits(v, density.scales)
+
     def bits_z(self, z_hat: Tensor) -> Tensor:
         return -torch.log2(self.proxy.network.entropy_bottleneck.likelihood(z_hat, self.value_scale))
 
 
 class Distortion:
-    """Weighted squared error of one block of latents, as a function of its y_hat, with what surrounds it held fixed.
+    """Weighted error of one block of latents, as a function of its y_hat, with what surrounds it held fixed.
+
+    The error is the one that the model was trained for: MSE, the mean over the channels, or 1 - MS-SSIM of the pixels
+    that count.
 
     picture: the pixels that count, uint8 or uint16, (h, w, 3) or (h, w, 1), inside the image. y_hat: the surroundings
     (1, M, rows, columns) with zeros in the block. block: where the block is in y_hat.
-    offset: (row, column) of `picture` in the synthesis of y_hat, in pixels. weight: bits per unit of squared error, of
-    samples in [0, 1].
+    offset: (row, column) of `picture` in the synthesis of y_hat, in pixels. weight: bits per unit of error and
+    pixel, of samples in [0, 1].
     """
 
     def __init__(
@@ -123,8 +131,14 @@ class Distortion:
         self.proxy, self.surroundings, self.offset, self.weight = proxy, y_hat, offset, weight
         samples = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max)
         self.x = samples.permute(2, 0, 1)[None].to(y_hat.device)
+        self.pixels = picture.shape[0] * picture.shape[1]
         rows, columns = y_hat.shape[2:]
         self.padding = (block.left, columns - block.right, block.top, rows - block.bottom)
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is such an error; not where pixels are too few for MS-SSIM."""
+        return self.proxy.proxy.file.metric == "mse" or min(self.x.shape[2:]) >= MIN_MS_SSIM_PX
 
     def picture_of(self, y_hat: Tensor) -> Tensor:
         """x_hat where pixels count, as the decoder gives it but for the rounding to whole samples."""
@@ -136,10 +150,13 @@ class Distortion:
 
     def __call__(self, y_hat: Tensor) -> Tensor:
         """In bits."""
-        return self.weight * (self.picture_of(y_hat) - self.x).square().sum()
+        x_hat = self.picture_of(y_hat)
+        if self.proxy.proxy.file.metric == "ms-ssim":
+            return self.weight * self.pixels * (1 - ms_ssim(self.x, x_hat)[0])
+        return self.weight / self.x.shape[1] * (x_hat - self.x).square().sum()
 
     def curvature(self, y_hat: Tensor, generator: torch.Generator) -> Tensor:
-        """Second derivative for each channel, (1, M, 1, 1): the mean diagonal of 2 weight J^T J.
+        """Second derivative for each channel, (1, M, 1, 1): the mean diagonal of 2 weight J^T J; of MSE.
 
         By Hutchinson's estimate with one random sign a sample: the square of J^T e has J^T J's diagonal as its mean.
         """
@@ -147,7 +164,15 @@ class Distortion:
         x_hat = self.picture_of(y_hat)
         signs = torch.randint(0, 2, x_hat.shape, generator=generator, device=x_hat.device) * 2.0 - 1
         (back,) = torch.autograd.grad(x_hat, y_hat, signs)
-        return 2 * self.weight * back.square().mean((2, 3), keepdim=True)
+        return 2 * self.weight / self.x.shape[1] * back.square().mean((2, 3), keepdim=True)
+
+
+def _store_as_bfloat16(network: Network) -> None:
+    """The convolutions that run under autocast, which would else convert their weights at every step."""
+    for name in ("g_s", "h_s", "context_prediction", "entropy_parameters"):
+        for layer in getattr(network, name, nn.Identity()).modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.to(torch.bfloat16)
 
 
 def counted_pixels(block: Slice, rows: int, columns: int, height: int, width: int) -> tuple[Box, Box]:

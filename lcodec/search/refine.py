@@ -5,9 +5,10 @@
     sga        gradient steps through a random rounding         Yang, Bamler, Mandt 2020, arXiv 2006.04240
     anneal     integers move where error plus bits get less     `rdoq`
 
-What is made small is bits + lmbda * 255^2 * pixels * mean squared error, both in bits, for the lmbda that the quality
-was trained with. Slices are searched one after the other, in the order of the file, so memory is that of one slice and
-what it sees of its neighbours.
+What is made small is bits + lmbda * 255^2 * pixels * mean squared error, both in bits, or for a model that was trained
+so bits + lmbda * pixels * (1 - MS-SSIM), for the lmbda that the quality was trained with. Slices are searched one after
+the other, in the order of the file, so memory is that of one slice and what it sees of its neighbours. Slices with a
+side below MIN_MS_SSIM_PX stay as they are in a model for MS-SSIM.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lcodec.decoder import Slice
 from lcodec.entropy._intnet import LATENT_BITS
 from lcodec.errors import UsageError
 from lcodec.nets.config import DOWNSAMPLING_Y, table_lambda
+from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 from lcodec.transforms.tiling import Box
 from lcodec.weights import ModelFile
 
@@ -46,8 +48,10 @@ class Refinement:
         self, at: ProxyAt, picture: np.ndarray, y_hat: np.ndarray, lmbda: float, effort: int
     ) -> None:
         self.at, self.picture = at, picture
-        self.plan = plan_of(effort, at.proxy.kind == "context")
-        self.weight = lmbda * 255**2 / picture.shape[2]  # of the squared error of one sample
+        metric = at.proxy.file.metric
+        # `rdoq` needs a curvature, which is there for squared errors only
+        self.plan = plan_of(effort, at.proxy.kind == "context" or metric != "mse")
+        self.weight = error_weight(metric, lmbda)
         self.y_hat = y_hat.astype(np.float32) * np.float32(2.0**-at.proxy.entropy.fy)
 
     def of_slice(
@@ -60,6 +64,8 @@ class Refinement:
         _, y0, x0, h, w = block
         device = self.at.proxy.device
         distortion = self._distortion(block)
+        if not distortion.defined:
+            return _fixed(to_torch(y, device)), None if z is None else _fixed(to_torch(z, device))
         generator = torch.Generator(device).manual_seed(block.number)
         better, z_better = _search(
             self.at,
@@ -71,7 +77,7 @@ class Refinement:
         )
         # the neighbours that follow see it
         self.y_hat[y0 : y0 + h, x0 : x0 + w] = better[0].permute(1, 2, 0).cpu().numpy()
-        return to_fixed(better), None if z_better is None else to_fixed(z_better)
+        return _fixed(better), None if z_better is None else _fixed(z_better)
 
     def _distortion(self, block: Slice) -> Distortion:
         _, y0, x0, h, w = block
@@ -105,12 +111,12 @@ def slide(
     y = y.clone(memory_format=torch.channels_last).requires_grad_()
     z = None if z is None else z.clone().requires_grad_()
     free = [y] if z is None else [y, z]
-    optimizer = torch.optim.Adam(free, lr=SLIDE_RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(free, lr=SLIDE_RATE, betas=(0.9, 0.99), fused=True)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = SLIDE_RATE * (1 - 0.8 * step / steps)
         density = at.density(z, y)
-        cost = distortion(y) + at.bits(y - density.means, density).sum()
+        cost = distortion(y) + at.total_bits(y - density.means, density)
         if z is not None:
             cost = cost + at.bits_z(z).sum()
         optimizer.zero_grad()
@@ -119,26 +125,42 @@ def slide(
     return y.detach(), None if z is None else z.detach()
 
 
+def error_weight(metric: str, lmbda: float) -> float:
+    """Bits that a unit of error is worth in each pixel, the samples of which are in [0, 1]."""
+    return lmbda if metric == "ms-ssim" else lmbda * 255**2
+
+
+def similarity_error(picture: np.ndarray, shown: np.ndarray) -> float:
+    """1 - MS-SSIM of two pictures of one size and type, uint8 or uint16, (H, W, C) or (H, W); 0 of small ones."""
+    if min(picture.shape[:2]) < MIN_MS_SSIM_PX:
+        return 0.0
+    white, shape = float(np.iinfo(picture.dtype).max), (*picture.shape[:2], -1)
+    x, x_hat = (torch.from_numpy(p.reshape(shape) / np.float32(white)).permute(2, 0, 1)[None] for p in (picture, shown))
+    return 1 - float(ms_ssim(x, x_hat))
+
+
 def known_lmbda(file: ModelFile, quality: float) -> float | None:
     """What a model was trained with at a quality; None for one of another program, which does not say."""
     options = file.card.get("options")
     if isinstance(options, Mapping):
-        return float(options.get("lmbda") or table_lambda(quality))
-    return table_lambda(quality) if len(file.qualities) > 1 else None
+        return float(options.get("lmbda") or table_lambda(quality, file.metric))
+    return table_lambda(quality, file.metric) if len(file.qualities) > 1 else None
 
 
 def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: np.ndarray | None) -> float:
     """lmbda of a model that does not tell it: the slope of its own rate and distortion, for one slice.
 
     A little more and a little less gain move along a curve that touches the model's best one, where bits fall by
-    lmbda * 255^2 for each unit of pixels * MSE. y, z: as for `Refinement.of_slice`. Raises UsageError where there is
-    no such slope.
+    lmbda * 255^2 for each unit of pixels * MSE, or lmbda for each unit of pixels * (1 - MS-SSIM). y, z: as for
+    `Refinement.of_slice`. Raises UsageError where there is no such slope.
     """
     _, y0, x0, h, w = block
     s, (height, width) = DOWNSAMPLING_Y, picture.shape[:2]
     pixels = picture[s * y0 : min(height, s * (y0 + h)), s * x0 : min(width, s * (x0 + w))]
     y_plain = to_torch(y, at.proxy.device)
-    distortion = Distortion(at, pixels, torch.zeros_like(y_plain), Box(0, h, 0, w), (0, 0), 1 / picture.shape[2])
+    distortion = Distortion(at, pixels, torch.zeros_like(y_plain), Box(0, h, 0, w), (0, 0), 1.0)
+    if not distortion.defined:
+        raise UsageError("this image is too small for MS-SSIM", "leave --effort out")
     points = []
     with torch.no_grad():
         for factor in (1 / GAIN_STEP, GAIN_STEP):
@@ -155,10 +177,10 @@ def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: 
     (less, coarser), (more, finer) = points
     if not (more > less and coarser > finer):
         raise UsageError("this image tells nothing of the model's rate and distortion", "leave --effort out")
-    return (more - less) / (coarser - finer) / 255**2
+    return (more - less) / (coarser - finer) / error_weight(at.proxy.file.metric, 1.0)
 
 
-def to_fixed(v: Tensor) -> np.ndarray:
+def _fixed(v: Tensor) -> np.ndarray:
     """(1, C, h, w) -> int32 (h, w, C) with LATENT_BITS fraction bits."""
     scaled = v[0].permute(1, 2, 0).double().mul(2.0**LATENT_BITS).round()
     return np.ascontiguousarray(scaled.clamp(-(2.0**30), 2.0**30).to(torch.int32).cpu().numpy())

@@ -7,29 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lcodec.errors import UsageError
 from lcodec.nets import Network, Output
 from lcodec.nets.config import LAMBDAS
+from lcodec.nets.similarity import ms_ssim
 
 if TYPE_CHECKING:
     from .options import Options
 
 METRICS = tuple(LAMBDAS)
 MIDDLE = {"mse": 0.013, "ms-ssim": 16.64}  # quality 4, the one that weights between qualities leave alone
-MIN_MS_SSIM_PX = 161  # five scales under a window of 11
-
-
-def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """MS-SSIM of each image (Wang et al. 2003), (B,); both (B, 3, H, W) in [0, 1], float32, sides over 160 pixels.
-
-    Raises UsageError where the package for it is missing.
-    """
-    try:
-        from pytorch_msssim import ms_ssim as measure  # extra "train"
-    except ImportError as e:
-        raise UsageError("MS-SSIM needs the package pytorch-msssim", "pip install pytorch-msssim") from e
-    with torch.autocast(x.device.type, enabled=False):
-        return measure(x_hat.float(), x.float(), data_range=1.0, size_average=False)
 
 
 class _MeanSquare(torch.autograd.Function):

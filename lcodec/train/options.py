@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from lcodec.errors import UsageError
 from lcodec.nets import NetConfig
 from lcodec.nets.config import table_lambda
+from lcodec.nets.similarity import MIN_MS_SSIM_PX
 
-from .loss import METRICS, MIN_MS_SSIM_PX
+from .loss import METRICS
 
 SCHEDULES = ("cosine", "plateau", "constant")
 OPTIMIZERS = ("adamw", "muon", "soap")

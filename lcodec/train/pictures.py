@@ -16,9 +16,10 @@ import torch
 
 from lcodec.image import centre
 from lcodec.nets import Network
+from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 
 from .data import Photographs, as_batch
-from .loss import MIN_MS_SSIM_PX, ms_ssim, psnr
+from .loss import psnr
 from .options import Options
 from .validate import MAX_VALID_PX
 

@@ -12,9 +12,10 @@ from lcodec.errors import LcodecError
 from lcodec.finalize import integer_rates
 from lcodec.image import centre
 from lcodec.nets import Network
+from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 
 from .data import Photographs, as_batch
-from .loss import MIDDLE, MIN_MS_SSIM_PX, ms_ssim, psnr
+from .loss import MIDDLE, psnr
 from .options import Options
 
 MAX_VALID_PX = 2048  # a side: images run through the network whole
