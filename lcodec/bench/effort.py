@@ -25,7 +25,7 @@ from lcodec.bench.table import aligned, percent, seconds
 from lcodec.errors import LcodecError
 from lcodec.search.plans import plan_of
 
-METRICS = ["psnr", "ms_ssim", "ms_ssim_db"]
+METRIC = {"mse": "psnr", "ms-ssim": "ms_ssim_db"}  # by what a model was trained for
 
 
 def effort_coders(
@@ -48,8 +48,7 @@ def summary_lines(results: Results, coders: Sequence[LcodecCoder]) -> list[str]:
         anchor, numbers = table(results, plain.name), table(results, coder.name)
         if anchor is None or numbers is None:
             continue
-        metric = "ms_ssim_db" if coder.load().metric == "ms-ssim" else "psnr"
-        entry = bd_of_tables(coder.name, metric, anchor, numbers)
+        entry = bd_of_tables(coder.name, METRIC[coder.load().metric], anchor, numbers)
         saved = "-" if coder.effort == 0 else percent(entry)
         rows.append([coder.label, saved, seconds(mean_seconds(results["rows"], coder.name)), str(len(numbers.images))])
     return aligned(rows)
@@ -87,12 +86,12 @@ def main(
             folder=folder,
             out=output,
             coders=coders,
-            metrics=METRICS,
+            metrics=sorted({METRIC[coder.load().metric] for coder in coders}),
             anchor=coders[0].name,
             threads=threads,
             device=device,
             speed=False,
-            pictures=0,
+            report=False,
             every=every,
             command=" ".join(["python -m lcodec.bench.effort", *map(shlex.quote, sys.argv[1:])]),
         )

@@ -37,6 +37,7 @@ class Settings:
     """What to measure. published: curves that are only drawn and compared.
 
     pictures: of how many images the report page has pictures. every: only each so-manieth image of the folder.
+    report: whether there are plots and a page at the end.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Settings:
     speed: bool = True
     pictures: int = 24
     every: int = 1
+    report: bool = True
     published: Sequence[tuple[CodecEntry, Curve]] = ()
     command: str = ""
 
@@ -353,7 +355,8 @@ def finish(settings: Settings, keeper: Store, listener: Listener) -> None:
                 keeper.write_json()
     results["complete"] = True
     keeper.write_json()
-    draw(keeper, listener, settings.pictures)
+    if settings.report:
+        draw(keeper, listener, settings.pictures)
 
 
 def draw(keeper: Store, listener: Listener, pictures: int) -> None:

@@ -24,9 +24,9 @@ PLANS = {
     4: Plan(6, 0, 16),
     5: Plan(6, 0, 24),
     6: Plan(6, 0, 36),
-    7: Plan(0, 60, 12),
-    8: Plan(0, 100, 16),
-    9: Plan(0, 180, 16),
+    7: Plan(6, 0, 60),
+    8: Plan(6, 0, 100),
+    9: Plan(6, 0, 160),
 }
 # With a context every integer moves the means of those after it, which spoils both of the others.
 CONTEXT_PLANS = {effort: Plan(0, sga, 0) for effort, sga in enumerate((0, 12, 18, 25, 36, 50, 70, 100, 140, 200))}
