@@ -25,8 +25,8 @@ def folder(tmp_path_factory, photo) -> Path:
 
 
 def invoke(folder: Path, out: Path, *more: str):
-    arguments = [str(folder), "-o", str(out), "--models", str(SHIPPED), "--efforts", "2", "-q", "3,5", "--device", "cpu"]
-    return CliRunner().invoke(main, [*arguments, *more])
+    arguments = ["--models", str(SHIPPED), "--efforts", "2", "-q", "3,5", "--device", "cpu"]
+    return CliRunner().invoke(main, [str(folder), "-o", str(out), *arguments, *more])
 
 
 def test_bits_saved_and_seconds_are_printed_and_a_run_goes_on(folder, tmp_path):
