@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,7 +108,7 @@ def _open(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     temporary = path  # until it has a name of its own
     try:
         while True:
-            temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{secrets.token_hex(6)}.tmp")
+            temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.urandom(6).hex()}.tmp")
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
             )

@@ -22,14 +22,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lcodec import packing
 from lcodec.atomic import write_atomically
-from lcodec.entropy.tables import unpack_cdfs
 from lcodec.errors import ModelError
+
+# `info` and `find` read headers, for which numpy is not needed: importing it takes longer than they do.
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -59,6 +59,8 @@ class ModelFile:
     @cached_property
     def id(self) -> str:
         """Hex SHA-256 of everything that decides what the model does."""
+        import numpy as np
+
         h = hashlib.sha256(self.description.encode())
         for key in sorted(self.tensors):
             t = np.ascontiguousarray(self.tensors[key])
@@ -92,10 +94,12 @@ class ModelFile:
 
     def floats(self) -> dict[str, np.ndarray]:
         """The float tensors as float32: weights of the transforms and the gains."""
-        return {k: v.astype(np.float32) for k, v in self.tensors.items() if v.dtype.kind == "f"}
+        return {k: v.astype("f4") for k, v in self.tensors.items() if v.dtype.kind == "f"}
 
     def integers(self) -> dict[str, np.ndarray]:
         """The tensors that decoding of latents depends on, tables as `IntegerEntropyModel` takes them."""
+        from lcodec.entropy.tables import unpack_cdfs
+
         found = {k: v for k, v in self.tensors.items() if v.dtype.kind in "iu"}
         for key in [k for k in found if k.startswith("tables.") and k.endswith(".cdfs")]:
             sizes = found.get(key.removesuffix("cdfs") + "sizes")
@@ -128,7 +132,10 @@ def metric_of(card: Mapping[str, Any]) -> str:
 
 def pack(model: ModelFile, *, compress: bool = False) -> bytes:
     """The bytes of a model file. compress: by `lcodec.packing`, which loses nothing and takes longer to load."""
+    import numpy as np
     from safetensors.numpy import save as pack_tensors
+
+    from lcodec import packing
 
     metadata = {"model": json.loads(model.description), "id": model.id, "card": model.card}
     tensors = {k: np.ascontiguousarray(v) for k, v in model.tensors.items()}
@@ -154,6 +161,8 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
     tensors: dict[str, np.ndarray] = {}
     try:
         from safetensors import safe_open
+
+        from lcodec import packing
 
         if packed is not None:
             packing.check_total(packed)

@@ -161,7 +161,23 @@ def test_a_net_of_unfit_parts_is_rejected() -> None:
         MixNet(good._replace(N=24))
 
 
-def test_bf16_rounds_to_nearest_even() -> None:
+def bits(values: torch.Tensor) -> np.ndarray:
+    return values.view(torch.int16).numpy().view(np.uint16)
+
+
+def test_panels_hold_weights_to_the_nearest_bfloat16_and_what_is_left_of_them() -> None:
     values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8 - 2**-20, 0.0, 3e38], np.float32)
-    expected = torch.from_numpy(values).bfloat16().float().numpy()
-    np.testing.assert_array_equal(pack.from_bf16(pack.bf16(values)), expected)
+    upper = torch.from_numpy(values).bfloat16()
+    for lower, expected in ((False, upper), (True, (torch.from_numpy(values) - upper.float()).bfloat16())):
+        panels = _mixnet.pack_panels([(values[None], 32, False), (values[None], 32, lower)], 32)
+        assert panels.ctypes.data % 64 == 0
+        second = panels.reshape(1, 2, 2, 16, 16, 2)[0, 1]
+        np.testing.assert_array_equal(second[0, 0, : len(values), 0], bits(expected))
+        assert np.count_nonzero(second) == np.count_nonzero(bits(expected))
+
+
+def test_panels_of_taps_that_do_not_fit_are_refused() -> None:
+    tap = np.ones((3, 5), np.float32)
+    for size, outputs in ((30, 32), (32, 40), (0, 32)):
+        with pytest.raises(ValueError, match="do not fit"):
+            _mixnet.pack_panels([(tap, size, False)], outputs)

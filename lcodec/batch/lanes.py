@@ -8,7 +8,6 @@ of all is counted in one place.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import threading
@@ -165,6 +164,8 @@ def _in_order(
 def _stop(threads: list[threading.Thread]) -> None:
     # A thread cannot be ended from outside, but an exception can be put into it, which it meets as soon as it is back
     # from what it computes: a layer of a network, not the whole image.
+    import ctypes
+
     for thread in threads:
         if thread.is_alive() and thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stopped))

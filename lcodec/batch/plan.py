@@ -313,9 +313,11 @@ def _key(place: Place) -> int:
 
 def _duplicates(keys: Iterable[int]) -> frozenset[int]:
     """Those that occur more than once."""
-    import numpy as np
-
     if not isinstance(keys, array):
         keys = array("q", keys)
+    if len(keys) < 2:
+        return frozenset()
+    import numpy as np
+
     found, counts = np.unique(np.frombuffer(keys, np.int64), return_counts=True)
     return frozenset(found[counts > 1].tolist())

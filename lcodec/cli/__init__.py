@@ -20,7 +20,19 @@ from lcodec import __version__
 from lcodec.cli.memory import restart_with_huge_pages
 from lcodec.cli.report import DEBUG, complain
 
-COMMANDS = ("encode", "decode", "info", "models", "bench", "train", "pack", "finalize", "completion", "version")
+# What the list of commands says about each: to ask the modules would take longer than all else that --help does.
+COMMANDS = {
+    "encode": "Encode images as .lic files.",
+    "decode": "Decode .lic files to images.",
+    "info": "Show what .lic files hold.",
+    "models": "List, show, verify, pull, remove models.",
+    "bench": "Measure models beside JPEG, WebP, AVIF, JPEG XL.",
+    "train": "Train a model on photographs.",
+    "pack": "Put all images of a folder into one file for training.",
+    "finalize": "Make a model file of a checkpoint.",
+    "completion": "Print the completion script of a shell.",
+    "version": "Show versions.",
+}
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -35,7 +47,12 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"lcodec.cli.{cmd_name}").command
+        command.short_help = COMMANDS[cmd_name]
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

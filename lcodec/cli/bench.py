@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NOTE_EVERY_S = 30.0
 
 
-@click.command("bench", short_help="Measure models beside JPEG, WebP, AVIF, JPEG XL.")
+@click.command("bench")
 @click.argument("inputs", nargs=-1, metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="Folder [default: bench-DIR].")
 @click.option("--models", default="all", show_default=True, metavar="LIST", help="Names, files, all or none.")

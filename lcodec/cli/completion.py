@@ -9,7 +9,7 @@ PROGRAM = "lcodec"
 VARIABLE = "_LCODEC_COMPLETE"
 
 
-@click.command("completion", short_help="Print the completion script of a shell.")
+@click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print a script that completes commands, options and file names.

@@ -38,7 +38,7 @@ def _refuse_scale(_ctx: click.Context, _param: click.Parameter, value: str | Non
         )
 
 
-@click.command("decode", short_help="Decode .lic files to images.")
+@click.command("decode")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option(
     "-o",

@@ -29,7 +29,7 @@ SUFFIX = ".lic"
 METRIC_HINT = "lcodec models pull brings models for ms-ssim, lcodec train makes them, both with --metric"
 
 
-@click.command("encode", short_help="Encode images as .lic files.")
+@click.command("encode")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option(
     "-o",

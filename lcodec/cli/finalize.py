@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORTH_A_WARNING_PERCENT = 2.0
 
 
-@click.command("finalize", short_help="Make a model file of a checkpoint.")
+@click.command("finalize")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file to write.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of photographs [default: built in].")

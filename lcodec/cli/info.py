@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lcodec.limits import Limits
 
 
-@click.command("info", short_help="Show what .lic files hold.")
+@click.command("info")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option("--digest", is_flag=True, help="Decode the latents and show their digest.")
 @options.limits
@@ -105,12 +105,14 @@ def inspect(data: bytes, models: Mapping[str, str], limits: Limits) -> tuple[dic
 
 def describe_metadata(box: Container) -> dict[str, dict[str, Any]]:
     """Of icc, exif, xmp and alpha those that are there: bytes, and what can be said of them in a word."""
-    from lcodec.image import orientation_of, profile
-
     found: dict[str, dict[str, Any]] = {}
     if box.icc is not None:
+        from lcodec.image import profile
+
         found["icc"] = {"bytes": len(box.icc), "description": profile.describe(box.icc)}
     if box.exif is not None:
+        from lcodec.image import orientation_of
+
         found["exif"] = {"bytes": len(box.exif), "orientation": orientation_of(box.exif, None)}
     if box.xmp is not None:
         found["xmp"] = {"bytes": len(box.xmp)}

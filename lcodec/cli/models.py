@@ -32,9 +32,7 @@ class Subcommands(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(
-    "models", cls=Subcommands, invoke_without_command=True, short_help="List, show, verify, pull, remove models."
-)
+@click.group("models", cls=Subcommands, invoke_without_command=True)
 @options.as_json
 @options.debug
 @click.pass_context
@@ -121,9 +119,7 @@ def as_records(curve: Curve | None) -> dict[str, Any] | None:
 @options.as_json
 @options.debug
 @click.pass_context
-def verify_command(
-    ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: bool, as_json: bool
-) -> None:
+def verify_command(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: bool, as_json: bool) -> None:
     """Check model files: the id over their whole content, the tensors of their network, their tables, the proofs that
     no integer sum can overflow, and that latents come back as they were coded.
 
@@ -154,8 +150,10 @@ def verify_command(
                 }
             )
         elif not quiet:
-            layers = f"{done.layers} integer layers, sums <= {done.bound / SUM_MAX:.1%} of int32" if done.layers else (
-                "no integer layers"
+            layers = (
+                f"{done.layers} integer layers, sums <= {done.bound / SUM_MAX:.1%} of int32"
+                if done.layers
+                else ("no integer layers")
             )
             click.echo(
                 printable(f"{path}: good: id {done.id[:16]}, {done.tensors} tensors, {done.tables} tables, {layers}")

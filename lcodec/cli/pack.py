@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lcodec.image.pack import ImageSource
 
 
-@click.command("pack", short_help="Put all images of a folder into one file for training.")
+@click.command("pack")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .pack file to write.")
 @click.option("--max-side", type=click.IntRange(min=1), metavar="PX", help="Scale longer sides down to so many pixels.")

@@ -16,7 +16,7 @@ from lcodec.errors import UsageError
 DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 
 
-@click.command("train", short_help="Train a model on photographs.")
+@click.command("train")
 @recipe.option
 @click.option("--model", "architecture", required=True, metavar="NAME", help="Architecture, e.g. mbt2018-mean.")
 @click.option(

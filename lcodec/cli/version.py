@@ -11,7 +11,7 @@ from lcodec import __version__
 from lcodec.cli import options
 
 
-@click.command("version", short_help="Show versions.")
+@click.command("version")
 @options.debug
 def command() -> None:
     """Show the version of lcodec and of what it stands on."""

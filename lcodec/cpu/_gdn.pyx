@@ -43,7 +43,7 @@ cdef class Gdn:
         if name not in isas():
             raise UsageError(f"instruction set {name!r} is not available", "available here: " + ", ".join(isas()))
         self.kernels = lc_dense_kernels_get(<lc_float_isa><int>ISAS[name])
-        layer = pack.pack_layer([pack.rows_padded(gamma.T)], beta)
+        layer = pack.pack_layer([pack.Segment([gamma.T])], beta)
         layer.bias[channels:] = 1
         self.keep = layer
         cdef const lc_bf16[::1] panels = layer.panels

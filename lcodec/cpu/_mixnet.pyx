@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """`MixNet`: analysis, hyper-analysis and synthesis of lc-s by csrc/lc_mixnet.c."""
 
 import os
@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
 
 from lcodec.cpu._dense cimport (
     LC_FLOAT_AMX, LC_FLOAT_AVX2, LC_FLOAT_AVX512, LC_FLOAT_PLAIN, LC_NO_MEMORY, LC_OK,
@@ -85,6 +85,61 @@ cdef const lc_dense_kernels *_kernels(isa) except NULL:
     if name not in isas():
         raise UsageError(f"instruction set {name!r} is not available", "available here: " + ", ".join(isas()))
     return lc_dense_kernels_get(<lc_float_isa><int>ISAS[name])
+
+
+cdef inline uint16_t _to_bf16(float f) noexcept nogil:
+    """To the nearest, ties to even."""
+    cdef uint32_t bits
+    memcpy(&bits, &f, sizeof(bits))
+    return <uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
+
+
+cdef inline float _lower(float f) noexcept nogil:
+    """What bfloat16 leaves of it."""
+    cdef uint32_t bits = <uint32_t>_to_bf16(f) << 16
+    cdef float upper
+    memcpy(&upper, &bits, sizeof(upper))
+    return f - upper
+
+
+cdef void _pack_tap(const float[:, :] matrix, bint lower, uint16_t *panels, Py_ssize_t panel_step) noexcept nogil:
+    """Into panels from the first block of the tap on; a tile of 16 channels at a time, which is written in order."""
+    cdef const char *weights = <const char *>&matrix[0, 0]
+    cdef Py_ssize_t inputs = matrix.shape[0], channels = matrix.shape[1], first, block, i, c
+    cdef Py_ssize_t step = matrix.strides[0], channel_step = matrix.strides[1]
+    cdef uint16_t *tile
+    cdef float weight
+    for first in range(0, channels, 16):
+        for block in range(0, inputs, 32):
+            tile = panels + first // 32 * panel_step + first % 32 // 16 * 512 + block * 32
+            for i in range(block, min(inputs, block + 32)):
+                for c in range(first, min(channels, first + 16)):
+                    weight = (<const float *>(weights + i * step + c * channel_step))[0]
+                    if lower:
+                        weight = _lower(weight)
+                    tile[i % 32 // 2 * 32 + (c - first) * 2 + i % 2] = _to_bf16(weight)
+
+
+def pack_panels(taps, Py_ssize_t outputs):
+    """Weights as csrc/lc_dense.h has them: uint16 [panel][block][2 tiles][16 pairs][16 channels][2], aligned.
+
+    taps: (float32 (inputs, channels), padded inputs, whether only what bfloat16 leaves of the weights is meant), which
+    follow one another; outputs: padded channels. ValueError if they do not fit.
+    """
+    cdef const float[:, :] matrix
+    cdef uint16_t[::1] panels
+    cdef Py_ssize_t start = 0, total = sum(size for _, size, _ in taps)
+    if outputs % 32 or any(size % 32 or not 0 < len(tap) <= size or not 0 < tap.shape[1] <= outputs
+                           for tap, size, _ in taps):
+        raise ValueError("taps do not fit into panels")
+    memory = np.zeros(total * outputs + 32, np.uint16)
+    packed = memory[-memory.ctypes.data % 64 // 2 :][: total * outputs]
+    panels = packed
+    for tap, size, lower in taps:
+        matrix = tap
+        _pack_tap(matrix, lower, &panels[start * 32], total * 32)
+        start += size
+    return packed
 
 
 cdef class MixNet:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lcodec.cpu._mixnet import pack_panels
+
 PANEL = BLOCK = 32
 PATCH = 8
-ALIGNMENT = 64
 
 
 class PackedLayer(NamedTuple):
@@ -47,55 +48,41 @@ class PackedNet(NamedTuple):
     pixels: PackedLayer
 
 
+class Segment(NamedTuple):
+    """What is multiplied in one run through memory. taps: float32 (inputs, outputs), in any memory order, one behind
+    the other, each padded. lower: what bfloat16 leaves of the weights, instead of them."""
+
+    taps: Sequence[NDArray[np.float32]]
+    lower: bool = False
+
+
 def padded(n: int) -> int:
     """Channels of a plane."""
     return -(-n // BLOCK) * BLOCK
 
 
-def bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """To the nearest bfloat16, ties to even, as its 16 bits."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def pack_layer(
-    segments: Sequence[NDArray[np.float32]], bias: NDArray[np.float32], n_out: int | None = None
+    segments: Sequence[Segment], bias: NDArray[np.float32], n_out: int | None = None, n_in: int | None = None
 ) -> PackedLayer:
-    """segments: matrices (inputs, outputs), inputs a multiple of 32; bias (outputs,). n_out: padded outputs."""
+    """bias (outputs,). n_out: padded outputs; n_in: padded inputs of a tap."""
     n_out = n_out or padded(len(bias))
-    matrix = np.concatenate(segments)
-    matrix = np.pad(matrix, ((0, 0), (0, n_out - matrix.shape[1])))
-    tiles = bf16(matrix).reshape(-1, 16, 2, n_out // PANEL, 2, 16)  # block, pair, its element, panel, tile, channel
-    tiles = np.ascontiguousarray(tiles.transpose(3, 0, 4, 1, 5, 2))
+    sizes = [[n_in or padded(len(tap)) for tap in segment.taps] for segment in segments]
+    taps = [
+        (tap, size, segment.lower)
+        for segment, of in zip(segments, sizes, strict=True)
+        for tap, size in zip(segment.taps, of, strict=True)
+    ]
     return PackedLayer(
-        aligned(tiles.ravel()),
+        pack_panels(taps, n_out),
         np.pad(bias.astype(np.float32), (0, n_out - len(bias))),
-        tuple(len(s) // BLOCK for s in segments),
+        tuple(sum(of) // BLOCK for of in sizes),
     )
 
 
-def _exact(segments: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+def _exact(segments: Sequence[Segment]) -> list[Segment]:
     """Of a layer whose inputs and weights come in two parts: upper weights for upper inputs, the same for lower ones,
     lower weights for upper inputs."""
-    upper = [from_bf16(bf16(s)) for s in segments]
-    return [*upper, *upper, *(s - u for s, u in zip(segments, upper, strict=True))]
-
-
-def aligned(x: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """A copy that begins at a multiple of 64 bytes."""
-    memory = np.empty(x.size + ALIGNMENT // 2, np.uint16)
-    start = -memory.ctypes.data % ALIGNMENT // 2
-    memory[start : start + x.size] = x
-    return memory[start : start + x.size]
-
-
-def rows_padded(matrix: NDArray[np.float32], n_in: int | None = None) -> NDArray[np.float32]:
-    """(inputs, outputs) with the inputs padded."""
-    return np.pad(matrix, ((0, (n_in or padded(len(matrix))) - len(matrix)), (0, 0)))
+    return [*segments, *segments, *(s._replace(lower=True) for s in segments)]
 
 
 def _patch_order() -> NDArray[np.int64]:
@@ -110,7 +97,7 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
         return tensors[f"{name}.bias"]
 
     def dense(name: str, n_in: int | None = None, n_out: int | None = None) -> PackedLayer:
-        return pack_layer([rows_padded(tensors[f"{name}.weight"][:, :, 0, 0].T, n_in)], bias(name), n_out)
+        return pack_layer([Segment([tensors[f"{name}.weight"][:, :, 0, 0].T])], bias(name), n_out, n_in)
 
     def block(name: str) -> PackedBlock:
         depthwise = tensors[f"{name}.depthwise.weight"]
@@ -126,25 +113,23 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
 
     def strided(name: str, exact: bool = False) -> PackedLayer:
         w = tensors[f"{name}.weight"]  # (out, in, 3, 3)
-        rows = [np.concatenate([rows_padded(w[:, :, ky, kx].T) for kx in range(3)]) for ky in range(3)]
+        rows = [Segment([w[:, :, ky, kx].T for kx in range(3)]) for ky in range(3)]
         return pack_layer(_exact(rows) if exact else rows, bias(name))
 
     def transposed(name: str, phase: int) -> PackedLayer:
         # out[2 i - 1 + k] += in[i] * w[k]: even outputs see tap 1 of i, odd ones tap 2 of i and tap 0 of i + 1
         w = tensors[f"{name}.weight"]  # (in, out, 3, 3)
         rows, columns = ([1], [2, 0])[phase // 2], ([1], [2, 0])[phase % 2]
-        segments = [np.concatenate([rows_padded(w[:, :, ky, kx]) for kx in columns]) for ky in rows]
-        return pack_layer(_exact(segments), bias(name))
+        return pack_layer(_exact([Segment([w[:, :, ky, kx] for kx in columns]) for ky in rows]), bias(name))
 
     order = _patch_order()
-    first = tensors["g_a.1.weight"][:, order, 0, 0].T
-    upper = from_bf16(bf16(first))
-    last = rows_padded(tensors["g_s.4.weight"][order, :, 0, 0].T)
+    first = Segment([tensors["g_a.1.weight"][:, order, 0, 0].T])
+    last = Segment([tensors["g_s.4.weight"][order, :, 0, 0].T])
     return PackedNet(
         widths=(len(tensors["g_a.1.bias"]), len(tensors["g_a.5.bias"])),
         N=padded(len(tensors["g_a.1.bias"])),
         M=padded(len(tensors["g_a.5.bias"])),
-        patch=pack_layer([upper, first - upper, upper], bias("g_a.1")),
+        patch=pack_layer([first, first._replace(lower=True), first], bias("g_a.1")),
         analysis=[block(f"g_a.{i}") for i in (2, 3, 4)],
         down=strided("g_a.5", exact=True),
         hyper=[dense("h_a.0"), strided("h_a.2"), strided("h_a.4")],
