@@ -20,7 +20,7 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,35 +154,28 @@ def work(threads: int) -> None:
 
 
 def compare(
-    architectures: list[str], images: int, keep: Path, report: Callable[[dict[str, Any]], None] = lambda record: None
+    models: Mapping[str, Path], processes: Mapping[str, Process], images: int, keep: Path
 ) -> list[dict[str, Any]]:
-    """The log once every architecture has so many cases: "architecture", "seed", "encoder", "decoder", "same"."""
-    keep.mkdir(parents=True, exist_ok=True)
-    models = model_files(keep)
+    """The log once every model has so many cases: "architecture", "seed", "encoder", "decoder", "same" and more.
+
+    models: architecture -> file. processes: setup -> process.
+    """
     log = keep / "log.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = Counter(record["architecture"] for record in records)
-    known = setups()
-    processes = {name: Process(setup) for name, setup in known.items()}
-    try:
-        for architecture in architectures:
-            for seed in range(done[architecture], images):
-                rng = np.random.default_rng([seed, zlib.crc32(architecture.encode())])
-                encoder, decoder = (list(known)[i] for i in rng.choice(len(known), 2, replace=False))
-                file = keep / f"{architecture}-{seed}.lic"
-                job = {"model": str(models[architecture]), "file": str(file)}
-                coded = processes[encoder].ask(**job, seed=seed)
-                same = processes[decoder].ask(**job)["digest"] == coded["digest"]
-                record = {"architecture": architecture, "seed": seed, "encoder": encoder, "decoder": decoder}
-                records.append(record | {"model": models[architecture].name, "quality": coded["quality"], "same": same})
-                with log.open("a") as f:
-                    print(json.dumps(records[-1]), file=f)
-                report(records[-1])
-                if same:
-                    file.unlink()
-    finally:
-        for process in processes.values():
-            process.close()
+    for architecture, model in models.items():
+        for seed in range(done[architecture], images):
+            rng = np.random.default_rng([seed, zlib.crc32(architecture.encode())])
+            encoder, decoder = (list(processes)[i] for i in rng.choice(len(processes), 2, replace=False))
+            file = keep / f"{architecture}-{seed}.lic"
+            coded = processes[encoder].ask(model=str(model), file=str(file), seed=seed)
+            same = processes[decoder].ask(model=str(model), file=str(file))["digest"] == coded["digest"]
+            record = {"architecture": architecture, "seed": seed, "encoder": encoder, "decoder": decoder, "same": same}
+            records.append(record | {"model": model.name, "quality": coded["quality"]})
+            with log.open("a") as f:
+                print(json.dumps(records[-1]), file=f)
+            if same:
+                file.unlink()
     return records
 
 
@@ -198,7 +191,15 @@ def main() -> int:
     if chosen.work:
         work(chosen.work)
         return 0
-    records = compare(chosen.architectures or list(ARCHITECTURES), chosen.images, chosen.keep)
+    chosen.keep.mkdir(parents=True, exist_ok=True)
+    found = model_files(chosen.keep)
+    models = {name: found[name] for name in chosen.architectures or ARCHITECTURES}
+    processes = {name: Process(setup) for name, setup in setups().items()}
+    try:
+        records = compare(models, processes, chosen.images, chosen.keep)
+    finally:
+        for process in processes.values():
+            process.close()
     for architecture, count in Counter(r["architecture"] for r in records).items():
         wrong = sum(r["architecture"] == architecture and not r["same"] for r in records)
         print(f"{architecture:24} {count:6} images {wrong:4} mismatches")
