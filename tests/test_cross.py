@@ -331,5 +331,6 @@ def test_layers_at_their_limits_are_the_same_elsewhere(target, isa, driver, tmp_
 def test_compiler_has_nothing_to_warn_of(compiler, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"not installed: {compiler}")
-    for source in SOURCES:
-        run([compiler, *FLAGS, *WARNINGS, "-O3", "-c", str(source), "-o", str(tmp_path / "object.o")])
+    flags = [*FLAGS, *WARNINGS, "-O3", "-I", str(ROOT / "tests" / "cross")]
+    for source in [*SOURCES, *sorted((ROOT / "tests" / "fuzz").glob("*.c"))]:
+        run([compiler, *flags, "-c", str(source), "-o", str(tmp_path / "object.o")])

@@ -3,6 +3,8 @@
  * libFuzzer: the float transforms of lc-s, and divisive normalisation, with widths, sizes, weights and contents out of the input, not a number and
  * infinity among them. Each instruction set stays inside of its arrays, and two threads give what one gives.
  */
+#define _POSIX_C_SOURCE 200809L
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

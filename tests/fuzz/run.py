@@ -4,8 +4,8 @@
     python tests/fuzz/run.py --keep fuzz-long --hours 2 --seconds 300
 
 Each stage runs that long. Exit code 1 after a fault, whose input is kept in fuzz-failures/. Needs clang for the C
-stages (apt-get install clang libclang-rt-dev), and uses atheris (pip install atheris) where it is there; without clang
-the C stages are skipped, which is said.
+stages (apt-get install clang libclang-rt-dev), and uses atheris (pip install 'lcodec[fuzz]') where it is there; without
+clang the C stages are skipped, which is said.
 
 `--keep` is for long runs: what libFuzzer learns and a log of all rounds stay in that folder, and the same command goes
 on where it was broken off. `--hours` goes round until the log has so many hours of processor time.
@@ -38,7 +38,7 @@ from tests.fuzz.stages import STAGES, Stage, stage  # noqa: E402
 
 FAILURES = Path("fuzz-failures")
 SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-COMPILER = ["-std=c11", "-g", "-O1", *SANITIZERS, "-pthread", "-D_POSIX_C_SOURCE=200809L"]
+COMPILER = ["-std=c11", "-g", "-O1", *SANITIZERS, "-pthread"]
 LIBRARIES = ["-lm"]
 FLAGS = [*COMPILER, "-fsanitize=fuzzer"]
 LAYERS = ("csrc/lc_intnet.c", "csrc/lc_gemm*.c")
