@@ -209,6 +209,18 @@ def test_content_that_does_not_hold_is_refused(name, compress, models, tmp_path)
     refused(tmp_path / "hostile.safetensors")
 
 
+@pytest.mark.parametrize("transforms", ["c", "torch"])
+def test_layer_whose_inputs_and_outputs_are_each_enormous_is_refused(transforms, models, tmp_path, monkeypatch):
+    """Each alone is small; their product, the packed layer, would take 80 GB."""
+    monkeypatch.setenv("LCODEC_TRANSFORMS", transforms)
+    model = weights.load(models["lc-s"])
+    found = dict(model.tensors)
+    found["g_a.2.enter.weight"] = np.zeros((1, 200_000, 1, 1), np.float16)
+    found["g_a.2.enter.bias"] = np.zeros(200_000, np.float16)
+    weights.save(replace(model, tensors=found), tmp_path / "hostile.safetensors")
+    refused(tmp_path / "hostile.safetensors")
+
+
 # ---- the description: name -> what it claims
 
 

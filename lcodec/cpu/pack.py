@@ -64,8 +64,10 @@ def padded(n: int) -> int:
 def pack_layer(
     segments: Sequence[Segment], bias: NDArray[np.float32], n_out: int | None = None, n_in: int | None = None
 ) -> PackedLayer:
-    """bias (outputs,). n_out: padded outputs; n_in: padded inputs of a tap."""
+    """bias (outputs,). n_out: padded outputs; n_in: padded inputs of a tap. ValueError if these do not fit."""
     n_out = n_out or padded(len(bias))
+    if any(tap.shape[1:] != bias.shape for segment in segments for tap in segment.taps):
+        raise ValueError("weights and bias of a layer have different widths")  # before memory is taken for both
     sizes = [[n_in or padded(len(tap)) for tap in segment.taps] for segment in segments]
     taps = [
         (tap, size, segment.lower)
