@@ -15,7 +15,7 @@ SOURCES := $(wildcard csrc/*) $(wildcard lcodec/*/*.pyx) $(wildcard lcodec/*/*.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-large bench-effort bench-entropy bench-wavefront fuzz determinism vectors wheel sdist clean
+.PHONY: help venv test test-cross test-ray lint demo bench bench-batch bench-large bench-effort bench-entropy bench-speed bench-growth bench-wavefront fuzz determinism vectors wheel sdist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,12 @@ bench-effort: $(BUILT) ## bits that --effort saves, and seconds that it takes (F
 bench-entropy: $(BUILT) ## speed of the rANS coder and of the wavefront, one core
 	$(PY) -m lcodec.bench.entropy
 	$(PY) -m lcodec.bench.wavefront
+
+bench-speed: $(BUILT) ## what has a speed to reach, in one run (IMAGE=photo.png, COMPRESSAI_PYTHON=... for its times beside)
+	$(PY) -m lcodec.bench.limit --image $(IMAGE)
+
+bench-growth: $(BUILT) ## time and memory from 0.01 to 100 megapixels, and a plot (minutes)
+	$(PY) -m lcodec.bench.growth
 
 bench-wavefront: $(BUILT) ## speed of the integer context model alone
 	$(PY) -m lcodec.bench.wavefront
