@@ -130,8 +130,8 @@ def test_json_of_finalize_describes_the_model(work, training_checkpoint):
 
 def test_packed_model_is_smaller_and_works(work, training_checkpoint):
     arguments = ["finalize", training_checkpoint, "--calibration", "photos", "-o"]
-    sizes = [json.loads(run(*arguments, *o, "--json").stdout)["bytes"] for o in (["h.safetensors", "--fp16"],
-                                                                                 ["p.safetensors", "--pack"])]  # fmt: skip
+    kinds = (["h.safetensors", "--fp16"], ["p.safetensors", "--pack"])
+    sizes = [json.loads(run(*arguments, *kind, "--json").stdout)["bytes"] for kind in kinds]
     assert sizes[1] < 0.9 * sizes[0]
     assert run("encode", "photos", "-o", "out", "--model", "p.safetensors", "--verify").exit_code == 0
 

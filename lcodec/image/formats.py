@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lcodec.errors import UsageError
 from lcodec.image.banded import BandedPicture, regrouped
 from lcodec.image.metadata import XMP_TAG, tiff_tags
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _PNG_COLOUR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _BAND_BYTES = 1 << 22  # about what is filtered and compressed at a time

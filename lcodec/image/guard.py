@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.Image
-from PIL.TiffImagePlugin import OPEN_INFO
 
 from lcodec.image.deep import TIFF_ADDITIONS
 
@@ -31,6 +30,8 @@ def pillow_warnings(action: str) -> Iterator[None]:
 @contextmanager
 def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
     """Pillow's limit of pixels, None for the one that it has; and the TIFFs that are opened for `deep`."""
+    from PIL.TiffImagePlugin import OPEN_INFO  # here, since whoever only writes PNG starts faster without it
+
     with pillow_warnings("ignore"):
         before = PIL.Image.MAX_IMAGE_PIXELS
         limit = before if limit_pixels is None else limit_pixels

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import PIL.Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lcodec.image.guard import pillow_warnings
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 EXIF_PREFIX = b"Exif\0\0"  # stands before the TIFF header of EXIF in JPEG
 XMP_TAG = 700
@@ -59,6 +62,8 @@ def read_xmp(image: PIL.Image.Image) -> bytes | None:
 
 def tiff_tags(exif: bytes) -> ImageFileDirectory_v2:
     """What EXIF says, orientation included, as tags of a TIFF. Raises nearly anything for damaged EXIF."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
     found = PIL.Image.Exif()
     tags = ImageFileDirectory_v2()
     with pillow_warnings("error"):  # Pillow warns where tags are damaged, and goes on without them
