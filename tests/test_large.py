@@ -14,6 +14,7 @@ from lcodec import container
 from lcodec.cli import cli
 from lcodec.cli.encode import Encoder, Encoding
 from lcodec.codec import Codec
+from lcodec.errors import InputError
 from lcodec.image import Picture, image_bytes, read_image
 from tests.test_partial import damage
 from tests.test_rows import ICC, exif, picture_of, same, saved
@@ -171,3 +172,28 @@ def test_input_that_ends_early_leaves_nothing(ending, large, models, photo, tmp_
     source.write_bytes(saved(photo, "PPM")[:-3000] + ending)
     record = large("encode", source, "-o", tmp_path / "a.lic", code=3)
     assert "a.ppm" in record["error"] and not (tmp_path / "a.lic").exists()
+
+
+def test_what_does_not_fit_into_memory_says_what_would_read_it_by_rows(models, photo, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise InputError("a.png does not fit into memory")
+
+    monkeypatch.setattr("lcodec.image.LARGE_PX", 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("lcodec.image.read_image", full)
+    source = tmp_path / "a.png"
+    source.write_bytes(saved(photo, "PNG"))
+    result = CliRunner().invoke(cli, ["encode", str(source), *MODEL])
+    assert result.exit_code == 3 and "lcodec[large]" in result.stderr
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_usual_limit_is_the_same_by_rows_and_names_the_option(by_rows, models, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("lcodec.image.LARGE_PX", 0 if by_rows else 1 << 40)
+    source = tmp_path / "a.ppm"
+    source.write_bytes(saved(photo, "PPM"))
+    for most, code in ((200 * 133 // 2 - 1, 3), (200 * 133 // 2, 0)):
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", most)
+        result = CliRunner().invoke(cli, ["encode", str(source), *MODEL])
+        assert result.exit_code == code
+        assert code == 0 or "--limit-pixels" in result.stderr

@@ -16,7 +16,7 @@ from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
 from lcodec.cli.tally import describe_size, rounded
 from lcodec.cli.verify import check, check_bands
-from lcodec.errors import UsageError
+from lcodec.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +152,10 @@ class Encoder:
                 image = large
             else:
                 data = source if isinstance(source, bytes) else job.source.read()
-                image = how.wanted.read(data, name, how.limit_pixels)
+                try:
+                    image = how.wanted.read(data, name, how.limit_pixels)
+                except InputError as error:
+                    raise InputError(str(error), "; ".join(filter(None, [error.hint, *notes])) or None) from error
             read = time.perf_counter()
             # Only now: a wrong name of an input should not cost the seconds that a model takes.
             codec = self._codec()

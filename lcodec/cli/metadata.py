@@ -102,9 +102,10 @@ class Wanted:
 
     def read(self, data: bytes, name: str, limit_pixels: int | None) -> Image:
         """An image file as it is to be encoded. Raises InputError."""
-        from lcodec.image import read_image
+        from lcodec.image import read_image, usual_limit
 
-        return self.apply(read_image(io.BytesIO(data), name=name, limit_pixels=limit_pixels, orient=False))
+        limit = usual_limit() if limit_pixels is None else limit_pixels
+        return self.apply(read_image(io.BytesIO(data), name=name, limit_pixels=limit, orient=False))
 
     def open_rows(self, source: Path | bytes, name: str, limit_pixels: int | None) -> BandedPicture:
         """The same for a picture that comes in bands. Raises InputError, `NotByRows` where that cannot be."""

@@ -14,7 +14,7 @@ from lcodec.image.orientation import orientation, orientation_of, upright
 from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 from lcodec.image.read import INPUT_SUFFIXES, Image, from_array, from_pillow, read_image
-from lcodec.image.rows import NotByRows, open_rows
+from lcodec.image.rows import NotByRows, open_rows, usual_limit
 from lcodec.image.size import read_size
 from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, pillow_mode, to_pillow, write_bands, write_image
 
@@ -52,6 +52,7 @@ __all__ = [
     "to_8_bits",
     "to_pillow",
     "upright",
+    "usual_limit",
     "write_atomically",
     "write_bands",
     "write_image",

@@ -36,14 +36,19 @@ class NotByRows(InputError):
     """The picture is there, but can only be read as a whole; the message says why."""
 
 
+def usual_limit() -> int | None:
+    """The pixels from which on Pillow does not only warn of a picture, but refuses it; None if it has no limit."""
+    most = PIL.Image.MAX_IMAGE_PIXELS
+    return None if most is None else 2 * most
+
+
 def open_rows(source: Path | bytes, *, name: str, limit_pixels: int | None = None) -> BandedPicture:
     """The picture of a file, or of its bytes, as `read_image` gives it without turning it.
 
-    limit_pixels: refuse larger pictures; by default twice Pillow's MAX_IMAGE_PIXELS, as Pillow itself does. Raises
-    InputError, also while bands are drawn, and NotByRows.
+    limit_pixels: refuse larger pictures; by default `usual_limit`. Raises InputError, also while bands are drawn, and
+    NotByRows.
     """
-    if limit_pixels is None and PIL.Image.MAX_IMAGE_PIXELS is not None:
-        limit_pixels = 2 * PIL.Image.MAX_IMAGE_PIXELS
+    limit_pixels = usual_limit() if limit_pixels is None else limit_pixels
     file_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
     with reading(name, source), open_image(source, limit_pixels) as image:
         if limit_pixels is not None and image.width * image.height > limit_pixels:
