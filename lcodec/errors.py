@@ -10,7 +10,7 @@
     │   ├── UnsupportedVersion      a newer format, or a critical section this version does not know
     │   ├── Truncated               ends too early
     │   ├── Corrupt                 checksum or content does not hold
-    │   ├── LimitExceeded           would need more memory than allowed
+    │   ├── LimitExceeded           asks for more than a limit allows
     │   └── Incomplete           3  decoded and written with --allow-partial, but parts are missing
     └── DeviceError              7  the device asked for is not there
 
@@ -81,7 +81,7 @@ class Corrupt(StreamError):
 
 
 class LimitExceeded(StreamError):
-    """Decoding would need more pixels or bytes than the limit allows."""
+    """Decoding would need more of something than its limit allows, see `lcodec.limits`."""
 
 
 class Incomplete(StreamError):
