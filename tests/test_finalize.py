@@ -21,8 +21,9 @@ from lcodec.errors import ModelError
 from lcodec.finalize import finalize
 from lcodec.finalize.assemble import finalize_network
 from lcodec.finalize.calibrate import steady
+from lcodec.finalize.freeze import table_qualities
 from lcodec.finalize.quantize import FloatLayer, quantize_layer
-from lcodec.nets import ARCHITECTURES
+from lcodec.nets import ARCHITECTURES, NetConfig
 from lcodec.zoo.verify import SUM_MAX, layer_bound, layer_names
 from tests.conftest import random_network
 from tests.test_cli_errors import assert_refused
@@ -99,6 +100,14 @@ def test_id_depends_neither_on_threads_nor_on_the_processors_instructions(photo)
     assert result.returncode == 0, result.stderr
     here = [finalize_network(network, {}, [photo[:128, :192]]).model.id for network in networks.values()]
     assert result.stdout.split() == here
+
+
+def test_sets_of_tables_are_finer_where_nothing_else_knows_the_scale():
+    for name in ARCHITECTURES:
+        sets = table_qualities(NetConfig(name, 8, 8, (1.0, 2.0, 8.0)))
+        assert sets[0] == 1.0 and sets[-1] == 8.0
+        assert np.allclose(np.diff(sets), 1 / 16 if name == "bmshj2018-factorized" else 1 / 2)
+        assert table_qualities(NetConfig(name, 8, 8, (4.0,))) == [4.0]
 
 
 def test_kept_range_is_at_least_the_one_seen_and_not_much_more():

@@ -147,7 +147,7 @@ def finalize_network(
         "fy": fy,
         "fz": fz,
         "layers": described,
-        "table_qualities": freeze.table_qualities(config.qualities),
+        "table_qualities": freeze.table_qualities(config),
     }
     dtype = np.float16 if fp16 else np.float32
     for key, value in network.state_dict().items():
