@@ -90,7 +90,7 @@ def build(target: str, folder: Path) -> list[str]:
     if subprocess.run([compiler, *flags, str(empty), "-o", str(folder / "empty")], capture_output=True).returncode:
         pytest.skip(f"{compiler} cannot build even an empty program with {' '.join(flags)}: libraries are missing")
     program = folder / f"driver-{target}"
-    run([compiler, *FLAGS, *flags, "-pthread", *map(str, SOURCES), "-o", str(program)])
+    run([compiler, *FLAGS, *flags, "-pthread", *map(str, SOURCES), "-o", str(program), "-lm"])
     return [*runner, str(program)]
 
 
