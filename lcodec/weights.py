@@ -2,11 +2,12 @@
 
     tensors    g_a.* g_s.* h_a.* log_gain log_inverse_gain    float16 or float32
                int.* tables.* scale_thresholds                integers, what decoding of latents depends on
-    metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card", "packed"}
+    metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card", "packed", "base"}
 
 The id is the hex SHA-256 over "model" and all tensors; streams carry its first 8 bytes. The card holds whatever is
 worth knowing (training, rates) and is not part of the id. Of a packed file every tensor is a row of bytes that
-`lcodec.packing` makes, and "packed" has what they are of, [kind, dtype, shape]; the id is the same.
+`lcodec.packing` makes, and "packed" has what they are of, [kind, dtype, shape]. A file with a "base" leaves out what
+that model has, see `lcodec.sharing`. The id is the same in each form.
 
 Reading needs numpy and safetensors only. Nothing in a model file is executed.
 """
@@ -18,14 +19,15 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lcodec.atomic import write_atomically
 from lcodec.errors import ModelError
+from lcodec.sharing import Base
 
 # `info` and `find` read headers, for which numpy is not needed: importing it takes longer than they do.
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ class ModelInfo:
     size_bytes: int
     summary: str
     card: Mapping[str, Any] = field(default_factory=dict)
+    base: Base | None = None
 
 
 def metric_of(card: Mapping[str, Any]) -> str:
@@ -130,15 +133,26 @@ def metric_of(card: Mapping[str, Any]) -> str:
     return str(metric or "mse")
 
 
-def pack(model: ModelFile, *, compress: bool = False) -> bytes:
-    """The bytes of a model file. compress: by `lcodec.packing`, which loses nothing and takes longer to load."""
+def pack(model: ModelFile, *, compress: bool = False, base: ModelFile | None = None) -> bytes:
+    """The bytes of a model file.
+
+    compress: by `lcodec.packing`, which loses nothing and takes longer to load. base: a model, in a whole file of its
+    own, whose tensors are left out where they are the same. Raises ModelError if there are none.
+    """
     import numpy as np
     from safetensors.numpy import save as pack_tensors
 
     from lcodec import packing
+    from lcodec.sharing import equal_tensors
 
     metadata = {"model": json.loads(model.description), "id": model.id, "card": model.card}
     tensors = {k: np.ascontiguousarray(v) for k, v in model.tensors.items()}
+    if base is not None:
+        shared = equal_tensors(tensors, base.tensors)
+        if not shared or base.id == model.id:
+            raise ModelError(f"{model.name or 'the model'} has nothing to share with {base.name}")
+        metadata["base"] = Base(base.id, base.name, tuple(shared)).to_json()
+        tensors = {k: v for k, v in tensors.items() if k not in shared}
     if compress:
         packed = {k: packing.pack(v) for k, v in tensors.items()}
         metadata["packed"] = {k: [kind, tensors[k].dtype.str, tensors[k].shape] for k, (kind, _) in packed.items()}
@@ -147,18 +161,40 @@ def pack(model: ModelFile, *, compress: bool = False) -> bytes:
     return pack_tensors(tensors, {"lcodec": json.dumps(metadata, sort_keys=True, separators=(",", ":"))})
 
 
-def save(model: ModelFile, path: Path, *, compress: bool = False) -> None:
+def save(model: ModelFile, path: Path, *, compress: bool = False, base: ModelFile | None = None) -> None:
     """Write a model file, whole or not at all; see `pack`. Raises OutputError."""
-    write_atomically(path, pack(model, compress=compress), overwrite=True)
+    write_atomically(path, pack(model, compress=compress, base=base), overwrite=True)
 
 
 def load(path: Path, *, integers_only: bool = False) -> ModelFile:
-    """Read a model file and check its id; ModelError if it is damaged or not one.
+    """Read a model file and check its id; ModelError if it is damaged or not one, or its base is not there.
 
     integers_only: leave the float tensors out, and the id unchecked; enough to decode latents.
     """
-    description, stored_id, card, packed = _metadata(path)
+    read = _read_header(path)
+    tensors = _tensors(path, read, integers_only)
+    if read.base is not None:
+        shared = _shared(path, read.base, integers_only)
+        if not shared.keys().isdisjoint(tensors):
+            raise ModelError(f"model {path} is damaged: it has tensors that it says it shares")
+        tensors |= shared
+    name = path.name.removesuffix(SUFFIX)
+    model = ModelFile(read.description["config"], read.description["entropy"], tensors, read.card, name)
+    if integers_only:
+        # cached_property keeps its value here; the whole file is not hashed for the sake of the integers
+        model.__dict__["id"] = read.id
+    elif model.id != read.id:
+        base = f", or not with the {read.base.name} that is there" if read.base is not None else ""
+        raise ModelError(f"model {path} is damaged: its content does not match its id{base}", "copy the file again")
+    return model
+
+
+def _tensors(
+    path: Path, read: _Header, integers_only: bool, wanted: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Those that a file itself has, of the names that are wanted."""
     tensors: dict[str, np.ndarray] = {}
+    packed = read.packed
     try:
         from safetensors import safe_open
 
@@ -168,6 +204,8 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
             packing.check_total(packed)
         with safe_open(path, framework="numpy") as f:
             for key in f.keys():  # noqa: SIM118 - not a mapping
+                if wanted is not None and key not in wanted:
+                    continue
                 kind, dtype, shape = packed[key] if packed is not None else ("", f.get_slice(key).get_dtype(), ())
                 if integers_only and dtype.strip("<")[0].upper() == "F":
                     continue
@@ -175,29 +213,53 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
                 tensors[key] = stored if packed is None else packing.unpack(kind, stored.tobytes(), dtype, shape)
     except Exception as e:  # safetensors raises its own errors and TypeError for dtypes unknown to numpy
         raise ModelError(f"model {path} is damaged: {e}") from e
-    model = ModelFile(description["config"], description["entropy"], tensors, card, path.name.removesuffix(SUFFIX))
-    if integers_only:
-        # cached_property keeps its value here; the whole file is not hashed for the sake of the integers
-        model.__dict__["id"] = stored_id
-    elif model.id != stored_id:
-        raise ModelError(f"model {path} is damaged: its content does not match its id", "copy the file again")
+    return tensors
+
+
+def _shared(path: Path, base: Base, integers_only: bool) -> dict[str, np.ndarray]:
+    """What the file at `path` has from its base, which is looked for beside it first, then where models are."""
+    for candidate in _readable_models(path.parent):
+        if candidate.id == base.id and candidate.base is None:
+            tensors = _tensors(candidate.path, _read_header(candidate.path), integers_only, frozenset(base.tensors))
+            if len(tensors) < len(base.tensors) and not integers_only:
+                raise ModelError(f"model {path} is damaged: {candidate.path} does not have all that they should share")
+            return tensors
+    raise ModelError(
+        f"model {path} shares tensors with {printable_name(base)}, which is not there",
+        f"put that model into the same folder, or let {path.name} stand alone where both are: lcodec models export",
+    )
+
+
+def load_base(wanted: str | os.PathLike[str]) -> ModelFile:
+    """A model that others may share tensors with: `find` and `load`, ModelError if it does not have all of its own."""
+    path = find(wanted)
+    model, base = load(path), info(path).base
+    if base is not None:
+        raise ModelError(f"{path} shares tensors itself", f"with {printable_name(base)}: share with that one")
     return model
+
+
+def printable_name(base: Base) -> str:
+    """Name and short id, the name only if it looks like one."""
+    short = base.id[: 2 * ID_BYTES]
+    return f"{base.name} ({short})" if base.name.isprintable() and 0 < len(base.name) <= 100 else short
 
 
 def info(path: Path) -> ModelInfo:
     """Name, id and summary of a model file, without reading its tensors."""
-    description, stored_id, card, _ = _metadata(path)
-    config = description["config"]
+    read = _read_header(path)
+    config, card = read.description["config"], read.card
     try:
         return ModelInfo(
             path.name.removesuffix(SUFFIX),
             path,
-            stored_id,
+            read.id,
             str(config["architecture"]),
             _qualities(config, "qualities"),
             path.stat().st_size,
             str(card.get("summary", "")),
             card,
+            read.base,
         )
     except (KeyError, ModelError) as e:
         raise ModelError(f"model {path} has a damaged description") from e
@@ -212,8 +274,18 @@ def _qualities(description: Mapping[str, Any], key: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any], dict[str, Any] | None]:
-    """Description, id, card and "packed" out of the header of a safetensors file: 8 bytes length, JSON."""
+class _Header(NamedTuple):
+    """Of a model file, parsed: see the head of this module."""
+
+    description: dict[str, Any]
+    id: str
+    card: dict[str, Any]
+    packed: dict[str, Any] | None
+    base: Base | None
+
+
+def _read_header(path: Path) -> _Header:
+    """Out of the header of a safetensors file: 8 bytes length, JSON."""
     try:
         with open(path, "rb") as f:
             size = int.from_bytes(f.read(8), "little")
@@ -238,11 +310,12 @@ def _metadata(path: Path) -> tuple[dict[str, Any], str, dict[str, Any], dict[str
             raise TypeError("card or id")
         if not (packed is None or isinstance(packed, dict)):
             raise TypeError("packed")
+        base = Base.from_json(parsed["base"]) if "base" in parsed else None
     except (KeyError, TypeError, ValueError, RecursionError) as e:
         raise _not_a_model(path) from e
     if not known:
         raise ModelError(f"{path} has model format {description['format']!r}, known is {FORMAT}", "try a newer lcodec")
-    return description, stored_id, card, packed
+    return _Header(description, stored_id, card, packed, base)
 
 
 def _parsed(text: str | bytes) -> Any:
@@ -300,10 +373,10 @@ def search_path() -> list[Path]:
     return [*extra, shipped_folder(), cache_folder()]
 
 
-def model_files() -> list[Path]:
-    """Every file of the search path that could be a model by its name, readable or not."""
+def model_files(first: Path | None = None) -> list[Path]:
+    """Every file of the search path that could be a model by its name, readable or not; those in `first` first."""
     found: list[Path] = []
-    for folder in search_path():
+    for folder in search_path() if first is None else [first, *search_path()]:
         with contextlib.suppress(OSError):  # one that may not be looked into is as one that is not there
             found += sorted(folder / name for name in os.listdir(folder) if name.endswith(SUFFIX))
     return found
@@ -317,8 +390,8 @@ def list_models() -> list[ModelInfo]:
     return list(found.values())
 
 
-def _readable_models() -> Iterator[ModelInfo]:
-    for path in model_files():
+def _readable_models(first: Path | None = None) -> Iterator[ModelInfo]:
+    for path in model_files(first):
         try:
             yield info(path)
         except ModelError:

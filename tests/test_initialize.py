@@ -75,12 +75,13 @@ def test_every_architecture_codes_without_training(crops):
         assert coded[0].bits().mean() < coded[1].bits().mean(), name
 
 
+@pytest.mark.parametrize("M", [32, 120])
 @pytest.mark.parametrize("name", ["cheng2020-anchor", "cheng2020-attn"])
-def test_residual_network_can_begin_as_an_orthonormal_transform(name, crops, monkeypatch):
+def test_residual_network_can_begin_as_an_orthonormal_transform(name, M, crops, monkeypatch):
     """Without the noise beside it the error is the energy of the components left out: nothing is bent or lost."""
     for constant, value in {"NOISE": 0.0, "BRANCH": 0.0, "GAMMA_RESIDUAL": 0.0, "GATE": 1e-30}.items():
         monkeypatch.setattr(initialize, constant, value)
-    network = Network(NetConfig(name, 32, 32, (1.0, 8.0))).eval()
+    network = Network(NetConfig(name, 32, M, (1.0, 8.0))).eval()
     linear_start(network, crops)
     with torch.no_grad():
         y = network.g_a(crops)
@@ -89,7 +90,9 @@ def test_residual_network_can_begin_as_an_orthonormal_transform(name, crops, mon
     left_out = centred.square().sum() - y.square().sum()
     assert float((x_hat - crops).square().sum()) == pytest.approx(float(left_out), rel=2e-3)
     correlation = torch.corrcoef(y.permute(1, 0, 2, 3).flatten(1))
-    assert (correlation - torch.eye(32)).abs().max() < 0.2
+    used = y.square().mean((0, 2, 3)) > 0
+    assert used.sum() >= min(M, 4 * 30)  # what fits of 4 times the components of the stage before
+    assert (correlation[used][:, used] - torch.eye(int(used.sum()))).abs().max() < 0.2
 
 
 # ---- from one architecture to another
@@ -107,11 +110,11 @@ def test_attention_begins_as_the_anchor_it_came_from(crops):
     assert set(taken) == set(network.state_dict()) - beside - masks
     with torch.no_grad():
         for quality in (1.0, 8.0):
-            before, after = anchor(crops, quality), network(crops, quality)
-            # the same pictures and the same symbols, but for a few on the edge between two
-            same = (before.x_hat * 255).round() == (after.x_hat * 255).round()
-            assert same.float().mean() > 0.998
-            assert torch.allclose(before.bits(), after.bits(), rtol=1e-3)
+            before, after = anchor.latents(crops, quality), network.latents(crops, quality)
+            # the same symbols, but for a few on the edge between two, and pictures of the same symbols below
+            assert (before[0] != after[0]).float().mean() < 1e-3
+            bits = [anchor(crops, quality).bits(), network(crops, quality).bits()]
+            assert torch.allclose(*bits, rtol=1e-3)
         y = anchor.g_a(crops)
         assert (network.g_a(crops) - y).abs().max() < 40 * GATE * y.abs().max()
         assert (network.g_s(y) - anchor.g_s(y)).abs().max() < 0.02 / 255

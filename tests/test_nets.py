@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from lcodec import weights
+from lcodec.codec import Codec
 from lcodec.errors import ModelError
+from lcodec.finalize.assemble import finalize_network
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, compressai
+from lcodec.nets.layers import AttentionUnit
+from tests.conftest import random_network
 
 VECTORS = Path(__file__).parents[1].parent / "shared" / "vectors" / "compressai"
 
@@ -105,3 +110,21 @@ def test_context_sees_only_what_is_decoded_before():
 def test_checkpoint_with_keys_that_are_no_names_is_refused():
     with pytest.raises(ModelError, match="not a checkpoint of a known network"):
         compressai.from_state({1: torch.zeros(3), "state": 2})
+
+
+@pytest.mark.parametrize("name", ["cheng2020-anchor", "cheng2020-attn"])
+def test_cheng_networks_may_have_more_latents_than_channels(name, photo, tmp_path):
+    """From checkpoint to file and back; with M = N they are CompressAI's, which the vectors test."""
+    network = random_network(name, N=16, M=40)
+    assert network.g_a(torch.zeros(1, 3, 64, 64)).shape == (1, 40, 4, 4)
+    one_rate = random_network(name, N=16, M=40, qualities=(1.0,))
+    assert compressai.infer_config(one_rate.state_dict()) == NetConfig(name, 16, 40)
+    file = finalize_network(network, {}, [photo[:128, :128]]).model
+    weights.save(file, tmp_path / "m.safetensors")
+    codec = Codec(tmp_path / "m.safetensors", "cpu", 1)
+    coded = codec.encode(photo[:100, :130], 4.0)
+    assert codec.decode(coded.data).pixels.shape == (100, 130, 3)
+    blocks = [m for m in network.modules() if isinstance(m, AttentionUnit)]
+    assert all(m.conv[0].out_channels == 8 for m in blocks) and bool(blocks) == name.endswith("attn")
+    with pytest.raises(ModelError, match="M >= N"):
+        NetConfig(name, 16, 12)

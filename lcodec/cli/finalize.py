@@ -27,6 +27,7 @@ WORTH_A_WARNING_PERCENT = 2.0
 )
 @click.option("--fp16", is_flag=True, help="Keep the float weights in half precision.")
 @click.option("--pack", is_flag=True, help="A smaller file: weights of 11 bits, compressed; a moment more to load.")
+@click.option("--share", metavar="MODEL", help="Leave out what MODEL has, too; the file needs that one beside it.")
 @click.option("--summary", default="", help="A line about the model, for `lcodec models`.")
 @options.force
 @options.as_json
@@ -38,6 +39,7 @@ def command(
     report: Path | None,
     fp16: bool,
     pack: bool,
+    share: str | None,
     summary: str,
     force: bool,
     as_json: bool,
@@ -62,6 +64,7 @@ def command(
     from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
 
+    base = weights.load_base(share) if share is not None else None
     photographs = calibration_images(calibration)
     done = finalize(
         checkpoint,
@@ -73,7 +76,7 @@ def command(
         compare_half=True,
     )
     # It took a while: whether the output is still free is asked again.
-    write_atomically(output, weights.pack(done.model, compress=pack), overwrite=force)
+    write_atomically(output, weights.pack(done.model, compress=pack, base=base), overwrite=force)
     outcome: dict[str, Any] = {
         "output": str(output),
         "id": done.model.id,
@@ -110,8 +113,8 @@ def command(
         return
     click.echo(f"{output}: id {done.model.id[:16]}, {output.stat().st_size / 1e6:.2f} MB")
     for name, layer in done.layers.items():
-        share = layer.bound / (2**31 - 1)
-        click.echo(f"  {name:22} {layer.kind:8} weights +-{layer.weight_error:.2%}, sums <= {share:.1%} of int32")
+        part = layer.bound / (2**31 - 1)
+        click.echo(f"  {name:22} {layer.kind:8} weights +-{layer.weight_error:.2%}, sums <= {part:.1%} of int32")
     for rate in done.rates:
         click.echo(
             f"  quality {rate.quality:g}: {rate.integer_bpp:.4f} bpp coded, {rate.float_bpp:.4f} estimated by the "

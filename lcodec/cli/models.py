@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lcodec.zoo.rates import Curve
 
 # in modules of their own, loaded when they are called
-ELSEWHERE = {"show": "lcodec.cli.show", "pull": "lcodec.cli.pull", "remove": "lcodec.cli.remove"}
+ELSEWHERE = {name: f"lcodec.cli.{name}" for name in ("show", "pull", "remove", "export")}
 
 
 class Subcommands(click.Group):
@@ -88,6 +88,7 @@ def describe(model: ModelInfo) -> dict[str, Any]:
         "architecture": model.architecture,
         "qualities": list(model.qualities),
         "bytes": model.size_bytes,
+        "shares_with": model.base.id if model.base else None,
         "summary": model.summary,
         "default": model.name == weights.DEFAULT_MODEL,
     }

@@ -77,6 +77,7 @@ def command(name: str, text: bool, as_json: bool) -> None:
     facts = {
         "id": info.id,
         "file": f"{path}, {files.describe_size(info.size_bytes)}",
+        "shares": info.base and f"{len(info.base.tensors)} tensors with {weights.printable_name(info.base)}",
         "architecture": f"{config.architecture}: {config.arch.source}",
         "widths": f"N = {config.N}, M = {config.M}, {describe_qualities(config.qualities)}",
         "parameters": f"{cost.parameters / 1e6:.2f} million, transforms in float{record['float_bits']}",

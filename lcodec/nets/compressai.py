@@ -22,9 +22,7 @@ WRAPPERS = ("network", "state_dict", "model_state_dict")
 _PRIOR_KEYS = re.compile(r"entropy_bottleneck\._?(matri|bias|factor)(?:ces\.|es\.|s\.|x)?(\d)$")
 _PRIOR_LISTS = {"matri": "matrices", "bias": "biases", "factor": "factors"}
 # Buffers that can be computed from the rest.
-_DERIVED = re.compile(
-    r"(^|\.)(pedestal|bound|target|_offset|_quantized_cdf|_cdf_length|scale_table|scale_bound|mask)$"
-)
+_DERIVED = re.compile(r"(^|\.)(pedestal|bound|target|_offset|_quantized_cdf|_cdf_length|scale_table|scale_bound|mask)$")
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -55,7 +53,7 @@ def infer_config(state: Mapping[str, Tensor]) -> NetConfig:
             else:
                 name = "mbt2018-mean" if state["h_s.4.weight"].shape[0] == 2 * M else "bmshj2018-hyperprior"
         elif "g_a.0.conv1.weight" in state:
-            N = M = state["g_a.0.conv1.weight"].shape[0]
+            N, M = state["g_a.0.conv1.weight"].shape[0], state["h_a.0.weight"].shape[1]
             name = "cheng2020-attn" if "g_a.8.conv_b.3.weight" in state else "cheng2020-anchor"
         else:
             raise KeyError("g_a.0.weight")

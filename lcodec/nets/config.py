@@ -67,7 +67,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 class NetConfig:
     """Architecture name, widths and qualities: all that is needed to build a `Network`.
 
-    N: hidden channels (and channels of z); M: channels of y. For the Cheng networks M == N.
+    N: hidden channels (and channels of z); M: channels of y. For the Cheng networks M >= N, and M == N in the paper.
     qualities: the qualities that have a gain vector, ascending; a single 0.0 stands for a network of one rate.
     """
 
@@ -81,8 +81,8 @@ class NetConfig:
             raise ModelError(f"unknown architecture {self.architecture!r}", "known: " + ", ".join(ARCHITECTURES))
         if not (1 <= self.N <= 4096 and 1 <= self.M <= 4096):
             raise ModelError(f"widths N={self.N}, M={self.M} are out of range 1..4096")
-        if self.arch.transform in ("residual", "attention") and self.N != self.M:
-            raise ModelError(f"{self.architecture} needs M == N, not N={self.N}, M={self.M}")
+        if self.arch.transform in ("residual", "attention") and self.N > self.M:
+            raise ModelError(f"{self.architecture} needs M >= N, not N={self.N}, M={self.M}")
         q = self.qualities
         if not q or any(b <= a for a, b in zip(q, q[1:], strict=False)) or not all(0.0 <= v < 16.0 for v in q):
             raise ModelError(f"qualities {q} are not ascending within 0..16")

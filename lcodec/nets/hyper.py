@@ -11,7 +11,7 @@ def hyper_analysis(transform: str, entropy: str, N: int, M: int) -> nn.Module:
     """h_a: y (B, M, H/16, W/16) -> z (B, N, H/64, W/64). Of |y| where only scales are modelled (see `Network`)."""
     if transform in ("residual", "attention"):
         return nn.Sequential(
-            conv3x3(N, N), nn.LeakyReLU(), conv3x3(N, N), nn.LeakyReLU(), conv3x3(N, N, stride=2), nn.LeakyReLU(),
+            conv3x3(M, N), nn.LeakyReLU(), conv3x3(N, N), nn.LeakyReLU(), conv3x3(N, N, stride=2), nn.LeakyReLU(),
             conv3x3(N, N), nn.LeakyReLU(), conv3x3(N, N, stride=2),
         )  # fmt: skip
     if transform == "shuffle":  # 0.6 kMAC/pixel at N = 192, M = 320, a sixth of the layers below
@@ -34,7 +34,7 @@ def hyper_synthesis(transform: str, entropy: str, N: int, M: int) -> nn.Sequenti
         return nn.Sequential(
             conv3x3(N, N), nn.LeakyReLU(), subpel_conv3x3(N, N, 2), nn.LeakyReLU(),
             conv3x3(N, N * 3 // 2), nn.LeakyReLU(), subpel_conv3x3(N * 3 // 2, N * 3 // 2, 2), nn.LeakyReLU(),
-            conv3x3(N * 3 // 2, N * 2),
+            conv3x3(N * 3 // 2, M * 2),
         )  # fmt: skip
     if entropy == "hyperprior":
         return nn.Sequential(deconv(N, N), nn.ReLU(), deconv(N, N), nn.ReLU(), conv(N, M, 3, 1), nn.ReLU())

@@ -86,12 +86,12 @@ class GDN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with LeakyReLU beside the identity."""
+    """Two 3x3 convolutions with LeakyReLU beside the identity; `inside` channels between them, as many by default."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inside: int | None = None) -> None:
         super().__init__()
-        self.conv1 = conv3x3(channels, channels)
-        self.conv2 = conv3x3(channels, channels)
+        self.conv1 = conv3x3(channels, inside or channels)
+        self.conv2 = conv3x3(inside or channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.conv1(x), 0.01)
@@ -127,10 +127,10 @@ class ResidualBlockUpsample(nn.Module):
 
 
 class AttentionUnit(nn.Module):
-    def __init__(self, N: int) -> None:
+    def __init__(self, channels: int, inside: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            conv1x1(N, N // 2), nn.ReLU(), conv3x3(N // 2, N // 2), nn.ReLU(), conv1x1(N // 2, N)
+            conv1x1(channels, inside), nn.ReLU(), conv3x3(inside, inside), nn.ReLU(), conv1x1(inside, channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,12 +138,16 @@ class AttentionUnit(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + a(x) * sigmoid(b(x)), the simplified attention of Cheng et al. 2020."""
+    """x + a(x) * sigmoid(b(x)), the simplified attention of Cheng et al. 2020.
 
-    def __init__(self, N: int) -> None:
+    Units have `inside` channels between their 1x1 layers, half as many as outside by default.
+    """
+
+    def __init__(self, channels: int, inside: int | None = None) -> None:
         super().__init__()
-        self.conv_a = nn.Sequential(*(AttentionUnit(N) for _ in range(3)))
-        self.conv_b = nn.Sequential(*(AttentionUnit(N) for _ in range(3)), conv1x1(N, N))
+        inside = inside or channels // 2
+        self.conv_a = nn.Sequential(*(AttentionUnit(channels, inside) for _ in range(3)))
+        self.conv_b = nn.Sequential(*(AttentionUnit(channels, inside) for _ in range(3)), conv1x1(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv_a(x) * torch.sigmoid(self.conv_b(x))

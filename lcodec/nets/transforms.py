@@ -10,7 +10,8 @@
 
     shuffle (ours): pixel unshuffle by 8, 1x1 to N, three `MixingBlock`s at 1/8, conv3x3 /2.
 
-Synthesis is the mirror image. Positions in the Sequential are CompressAI's, activations count.
+Synthesis is the mirror image. Positions in the Sequential are CompressAI's, activations count. Cheng et al. have M = N;
+where M is larger, the blocks at 1/16 take and give M channels, and have the widths of N inside.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ def analysis(transform: str, N: int, M: int) -> nn.Sequential:
             ResidualBlockWithStride(3, N), ResidualBlock(N),
             ResidualBlockWithStride(N, N), ResidualBlock(N),
             ResidualBlockWithStride(N, N), ResidualBlock(N),
-            conv3x3(N, N, stride=2),
+            conv3x3(N, M, stride=2),
         )  # fmt: skip
     if transform == "attention":
         return nn.Sequential(
             ResidualBlockWithStride(3, N), ResidualBlock(N),
             ResidualBlockWithStride(N, N), AttentionBlock(N), ResidualBlock(N),
             ResidualBlockWithStride(N, N), ResidualBlock(N),
-            conv3x3(N, N, stride=2), AttentionBlock(N),
+            conv3x3(N, M, stride=2), AttentionBlock(M, N // 2),
         )  # fmt: skip
     if transform == "shuffle":
         return nn.Sequential(
@@ -75,14 +76,14 @@ def synthesis(transform: str, N: int, M: int) -> nn.Sequential:
         )  # fmt: skip
     if transform == "residual":
         return nn.Sequential(
-            ResidualBlock(N), ResidualBlockUpsample(N, N),
+            ResidualBlock(M, N), ResidualBlockUpsample(M, N),
             ResidualBlock(N), ResidualBlockUpsample(N, N),
             ResidualBlock(N), ResidualBlockUpsample(N, N),
             ResidualBlock(N), subpel_conv3x3(N, 3, 2),
         )  # fmt: skip
     if transform == "attention":
         return nn.Sequential(
-            AttentionBlock(N), ResidualBlock(N), ResidualBlockUpsample(N, N),
+            AttentionBlock(M, N // 2), ResidualBlock(M, N), ResidualBlockUpsample(M, N),
             ResidualBlock(N), ResidualBlockUpsample(N, N), AttentionBlock(N),
             ResidualBlock(N), ResidualBlockUpsample(N, N),
             ResidualBlock(N), subpel_conv3x3(N, 3, 2),

@@ -32,6 +32,7 @@ GAMMA_RESIDUAL = 1e-4  # where synthesis goes around the inverse GDN, so that no
 SLOPE = 0.01  # of the LeakyReLU in residual blocks
 BRANCH = 0.05  # of residual branches
 NOISE = 0.02  # relative amplitude of everything that starts beside the linear transform
+PAIRED = 1 / 16  # of the channels of a residual block with stride, at least, are the second of a pair
 GATE = 1e-5  # what attention lets through at first
 
 
@@ -95,11 +96,14 @@ def _straighten(network: Network, gamma: float) -> None:
 def _residual_start(network: Network, x: Tensor) -> None:
     """The Cheng networks. A block with stride works by its two convolutions, as its 1x1 skip sees one pixel in four:
 
-        conv1   v = KLT(x) and -v, the 2x2 block in taps 1 and 2 of the 3x3 window
-        lrelu   whose difference is linear: lrelu(v) - lrelu(-v) = (1 + slope) v
-        conv2   that difference, in its middle tap
+        conv1   v = KLT(x), the 2x2 block in taps 1 and 2 of the 3x3 window
+        lrelu   made linear, see below
+        conv2   v again, in its middle tap
 
-    so it holds half as many components as it has channels. Upsampling goes through the sub-pixel skip, which is linear.
+    A strong component has two channels, v and -v, and lrelu(v) - lrelu(-v) = (1 + slope) v. Where the width does not
+    suffice for that, the weak ones have one, v + b with a bias b beyond which it did not go in x, which conv2 takes off
+    again; in bfloat16 that costs precision, which is why the strong ones are not done so. Upsampling goes through the
+    sub-pixel skip, which is linear.
     """
     blocks = [m for m in network.g_a if isinstance(m, ResidualBlockWithStride)]
     ups: list[Any] = [m.upsample[0] for m in network.g_s if isinstance(m, ResidualBlockUpsample)]
@@ -109,25 +113,34 @@ def _residual_start(network: Network, x: Tensor) -> None:
     h = x - mean[:, None, None]
     for block, up in zip([*blocks, last], [leave[0], *reversed(ups)], strict=True):
         whole = isinstance(block, nn.Conv2d)
-        width = block.out_channels if whole else block.conv2.out_channels // 2
-        basis = _stage_basis(h, width)  # (K, C, 2, 2)
+        width = block.out_channels if whole else block.conv2.out_channels * (1 - PAIRED)
+        basis = _stage_basis(h, int(width))  # (K, C, 2, 2)
         K, C = basis.shape[:2]
         for layer in (up, *((block,) if whole else (block.conv1, block.conv2, block.skip))):
             layer.weight.mul_(NOISE)
             layer.bias.zero_()
         down = block if whole else block.conv1
+        offset = torch.einsum("kcij,c->k", basis, mean) if block is blocks[0] else torch.zeros(K)
         down.weight[:K, :C, 1:3, 1:3] = basis
+        down.bias[:K] = -offset
+        following = _apply(basis, h)
         if not whole:
-            down.weight[K : 2 * K, :C, 1:3, 1:3] = -basis
+            paired = min(K, block.conv2.out_channels - K)
+            block.conv1.weight[K : K + paired, :C, 1:3, 1:3] = -basis[:paired]
+            block.conv1.bias[K : K + paired] = offset[:paired]
+            reach = following[:, paired:].abs().amax((0, 2, 3))
+            block.conv1.bias[paired:K] += reach
+            block.conv2.weight[:, paired:K] = 0
+            block.conv2.bias[paired:K] = -reach
             for k in range(K):
-                block.conv2.weight[k, [k, K + k], 1, 1] = torch.tensor([1.0, -1.0]) / (1 + SLOPE)
+                block.conv2.weight[k, k, 1, 1] = 1 / (1 + SLOPE) if k < paired else 1
+                if k < paired:
+                    block.conv2.weight[k, K + k, 1, 1] = -1 / (1 + SLOPE)
         # Channel 4c + 2i + j of a sub-pixel convolution becomes channel c at pixel (2h + i, 2w + j).
         up.weight[: 4 * C, :K, 1, 1] = basis.permute(1, 2, 3, 0).reshape(4 * C, K)
         if block is blocks[0]:
-            offset = torch.einsum("kcij,c->k", basis, mean)
-            down.bias[: 2 * K] = torch.cat((-offset, offset))
             up.bias.copy_(mean.repeat_interleave(4))
-        h = _apply(basis, h)
+        h = following
     for module in network.modules():
         if isinstance(module, ResidualBlock | ResidualBlockUpsample):
             for parameter in (module.conv2 if isinstance(module, ResidualBlock) else module.conv).parameters():
