@@ -151,7 +151,7 @@ def pack(model: ModelFile, *, compress: bool = False, base: ModelFile | None = N
         shared = equal_tensors(tensors, base.tensors)
         if not shared or base.id == model.id:
             raise ModelError(f"{model.name or 'the model'} has nothing to share with {base.name}")
-        metadata["base"] = Base(base.id, base.name, tuple(shared)).to_json()
+        metadata["base"] = Base(base.id, base.name, shared).to_json()
         tensors = {k: v for k, v in tensors.items() if k not in shared}
     if compress:
         packed = {k: packing.pack(v) for k, v in tensors.items()}
@@ -220,10 +220,11 @@ def _shared(path: Path, base: Base, integers_only: bool) -> dict[str, np.ndarray
     """What the file at `path` has from its base, which is looked for beside it first, then where models are."""
     for candidate in _readable_models(path.parent):
         if candidate.id == base.id and candidate.base is None:
-            tensors = _tensors(candidate.path, _read_header(candidate.path), integers_only, frozenset(base.tensors))
-            if len(tensors) < len(base.tensors) and not integers_only:
+            wanted = frozenset(base.tensors.values())
+            there = _tensors(candidate.path, _read_header(candidate.path), integers_only, wanted)
+            if len(there) < len(wanted) and not integers_only:
                 raise ModelError(f"model {path} is damaged: {candidate.path} does not have all that they should share")
-            return tensors
+            return {name: there[other] for name, other in base.tensors.items() if other in there}
     raise ModelError(
         f"model {path} shares tensors with {printable_name(base)}, which is not there",
         f"put that model into the same folder, or let {path.name} stand alone where both are: lcodec models export",

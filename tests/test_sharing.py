@@ -93,6 +93,19 @@ def test_what_shares_is_no_base(pair, relative):
         weights.pack(relative, base=replace(relative, tensors={}))
 
 
+def test_shared_tensors_may_have_other_names(base, tmp_path, monkeypatch):
+    """As those of cheng2020-attn have, behind attention that cheng2020-anchor does not have."""
+    monkeypatch.setenv(weights.ENVIRONMENT, "")
+    moved = {**base.tensors, "h_a.7.weight": base.tensors["h_a.0.weight"], "g_a.1.beta": base.tensors["g_a.3.beta"]}
+    model = replace(base, tensors=moved, name="moved")
+    weights.save(base, tmp_path / "base.safetensors")
+    weights.save(model, tmp_path / "moved.safetensors", base=base)
+    shares = weights.info(tmp_path / "moved.safetensors").base
+    assert shares is not None and shares.tensors["h_a.7.weight"] == "h_a.0.weight"
+    assert shares.tensors["h_a.0.weight"] == "h_a.0.weight"
+    assert weights.load(tmp_path / "moved.safetensors").id == model.id
+
+
 def _rewrite(path, change):
     with safe_open(path, framework="numpy") as f:
         metadata = json.loads(f.metadata()["lcodec"])
@@ -107,11 +120,12 @@ HOSTILE = {
     "id that is no hex": lambda m, t: m["base"].__setitem__("id", "z" * 64),
     "short id": lambda m, t: m["base"].__setitem__("id", "ab"),
     "number for a name": lambda m, t: m["base"].__setitem__("name", 1),
-    "tensors that are none": lambda m, t: m["base"].__setitem__("tensors", [1]),
-    "a name twice": lambda m, t: m["base"]["tensors"].append(m["base"]["tensors"][0]),
-    "tensors that the base has not": lambda m, t: m["base"]["tensors"].append("g_a.99.weight"),
-    "a tensor less": lambda m, t: m["base"]["tensors"].pop(),
-    "a tensor in both": lambda m, t: t.__setitem__(m["base"]["tensors"][0], np.zeros(3, np.float32)),
+    "tensors that are none": lambda m, t: m["base"].__setitem__("tensors", ["g_a.0.weight"]),
+    "a number for a tensor": lambda m, t: m["base"]["tensors"].__setitem__("g_a.0.weight", 1),
+    "a tensor of another name": lambda m, t: m["base"]["tensors"].__setitem__("g_a.0.weight", "g_a.2.weight"),
+    "tensors that the base has not": lambda m, t: m["base"]["tensors"].__setitem__("g_a.99.weight", "g_a.99.weight"),
+    "a tensor less": lambda m, t: m["base"]["tensors"].pop("g_a.0.weight"),
+    "a tensor in both": lambda m, t: t.__setitem__("g_a.0.weight", np.zeros(3, np.float32)),
     "itself as base": lambda m, t: m["base"].__setitem__("id", m["id"]),
 }
 
@@ -125,7 +139,7 @@ def test_false_base_is_refused(pair, name):
 
 def test_base_that_shares_itself_is_not_followed(pair, base):
     """No chains, and no circles."""
-    _rewrite(pair[0], lambda m, t: m.__setitem__("base", {"id": base.id, "name": "me", "tensors": []}))
+    _rewrite(pair[0], lambda m, t: m.__setitem__("base", {"id": base.id, "name": "me", "tensors": {}}))
     with pytest.raises(ModelError, match="not there"):
         weights.load(pair[1])
 
