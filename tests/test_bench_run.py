@@ -195,6 +195,17 @@ def test_another_model_of_the_same_name_is_measured_again(images):
     assert len(coder.calls) == 1 + 9 and len(results["rows"]) == 9
 
 
+def test_same_model_in_a_smaller_file_is_not_measured_again(images):
+    """Its detail has the size of the file; what it does is in its id."""
+    run(settings(images, [steps(model_id="11", detail="steps, 3.1 MB")]))
+    coder = steps(model_id="11", detail="steps, 0.6 MB")
+    results = run(settings(images, [coder]))
+    assert coder.calls == [] and len(results["rows"]) == 9
+    program = steps(detail="steps 2.0")  # of a program it is the version
+    run(settings(images, [steps(detail="steps 1.0")], out=images / "program"))
+    assert len(run(settings(images, [program], out=images / "program"))["rows"]) == 9 and program.calls
+
+
 def test_folder_of_other_images_or_of_another_machine_is_refused(images, photo):
     run(settings(images, [steps()]))
     with pytest.raises(UsageError, match="threads 1, here it is 2"):
