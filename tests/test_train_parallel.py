@@ -18,6 +18,7 @@ from lcodec import checkpoint
 from lcodec.errors import UsageError
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer
+from lcodec.train.loss import Losses
 from lcodec.train.parallel import Ranks
 
 pytestmark = pytest.mark.skipif(
@@ -89,6 +90,25 @@ def test_two_processes_have_the_gradients_of_one_on_the_joint_batch(folder, tmp_
             assert torch.allclose(rank["gradients"][name], gradient, rtol=1e-3, atol=2e-4 * scale), name
     for name, weight in two[0]["weights"].items():
         assert torch.equal(weight, two[1]["weights"][name]), name
+
+
+def test_signal_while_the_ranks_talk_is_heard_at_the_next_step(folder, tmp_path):
+    """Not forgotten, and not by one rank alone, which would leave the others waiting."""
+    trainer = Trainer(Options(**OPTIONS), Photographs(folder), None, tmp_path / "run")
+
+    class Two:
+        world, rank, main = 2, 1, False
+
+        def sums(self, values: list[float], device: str) -> list[float]:
+            trainer._asked_to_stop = True  # as the handler does, in the middle of it
+            return values
+
+    trainer.ranks = Two()
+    losses = Losses(torch.tensor(1.0), torch.tensor(1.0), None, None)
+    trainer._agree(losses)
+    assert not trainer.stopped
+    trainer._agree(losses)
+    assert trainer.stopped
 
 
 def test_torchrun_trains_writes_once_and_stops_as_a_whole(folder, tmp_path):

@@ -204,14 +204,15 @@ class Trainer:
         """Means over the ranks; whoever wants to stop stops all; the clock and the plateau are those of rank 0."""
         present = {k: float(v.detach()) for k, v in losses._asdict().items() if v is not None}
         world = self.ranks.world
+        # Read once: a signal that comes while the ranks talk is told to them at the next step, and not forgotten.
+        asked = float(self._asked_to_stop)
         if world > 1:
             ours = (self.seconds + self._unsaid, self.plateau.factor) if self.ranks.main else (0.0, 0.0)
-            shared = [*(v / world for v in present.values()), float(self._asked_to_stop), *ours]
+            shared = [*(v / world for v in present.values()), asked, *ours]
             *means, asked, self.seconds, self.plateau.factor = self.ranks.sums(shared, self.options.device)
             self._unsaid = 0.0
-            self._asked_to_stop = asked > 0
             present = dict(zip(present, means, strict=True))
-        self.stopped = self.stopped or self._asked_to_stop
+        self.stopped = self.stopped or asked > 0
         return present
 
     # ---- the run
