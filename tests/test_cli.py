@@ -103,6 +103,7 @@ class FakeCodec:
 class FakeModel(types.SimpleNamespace):
     name, path, id = "fake", Path("/somewhere/fake.safetensors"), MODEL_ID.hex() * 4
     architecture, qualities, size_bytes, summary = "mbt2018", (1.0, 8.0), 1_234_567, "for tests"
+    base = None
     card: dict[str, object] = {}
 
 
