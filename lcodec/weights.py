@@ -184,7 +184,7 @@ def load(path: Path, *, integers_only: bool = False) -> ModelFile:
         # cached_property keeps its value here; the whole file is not hashed for the sake of the integers
         model.__dict__["id"] = read.id
     elif model.id != read.id:
-        base = f", or not with the {read.base.name} that is there" if read.base is not None else ""
+        base = f", or not with the {printable_name(read.base)} that is there" if read.base is not None else ""
         raise ModelError(f"model {path} is damaged: its content does not match its id{base}", "copy the file again")
     return model
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from lcodec.cli import files, options
 from lcodec.cli.report import note, print_json, printable
 from lcodec.errors import ModelError, OutputError, UsageError
-
-
-def _readable(path: Path) -> bool:
-    from lcodec import weights
-
-    try:
-        weights.info(path)
-    except ModelError:
-        return False
-    return True
 
 
 @click.command("remove", short_help="Remove models from the user's folder.")
@@ -49,8 +38,9 @@ def command(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
                 "it came with the package" if elsewhere.parent == weights.shipped_folder() else "remove it by hand",
             )
         chosen += paths
-    gone = {weights.info(path).id for path in chosen if _readable(path)}
-    for model in weights.list_models():
+    readable = weights.list_models()
+    gone = {model.id for model in readable if model.path in chosen}
+    for model in readable:
         if model.base is not None and model.base.id in gone and model.path not in chosen:
             note(f"{model.path} shares tensors with what is removed: it will need another copy of that")
     if not yes:
