@@ -5,8 +5,8 @@
     metadata   "lcodec": JSON {"model": {"format", "config", "entropy"}, "id", "card", "packed", "base"}
 
 The id is the hex SHA-256 over "model" and all tensors; streams carry its first 8 bytes. The card holds whatever is
-worth knowing (training, rates) and is not part of the id. Of a packed file every tensor is a row of bytes that
-`lcodec.packing` makes, and "packed" has what they are of, [kind, dtype, shape]. A file with a "base" leaves out what
+worth knowing (training, rates) and is not part of the id. Tensors that "packed" names are rows of bytes that
+`lcodec.packing` makes, and it has what they are of, [kind, dtype, shape]. A file with a "base" leaves out what
 that model has, see `lcodec.sharing`. The id is the same in each form.
 
 Reading needs numpy and safetensors only. Nothing in a model file is executed.
@@ -15,11 +15,12 @@ Reading needs numpy and safetensors only. Nothing in a model file is executed.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,11 +134,12 @@ def metric_of(card: Mapping[str, Any]) -> str:
     return str(metric or "mse")
 
 
-def pack(model: ModelFile, *, compress: bool = False, base: ModelFile | None = None) -> bytes:
+def pack(model: ModelFile, *, compress: Sequence[str] = (), base: ModelFile | None = None) -> bytes:
     """The bytes of a model file.
 
-    compress: by `lcodec.packing`, which loses nothing and takes longer to load. base: a model, in a whole file of its
-    own, whose tensors are left out where they are the same. Raises ModelError if there are none.
+    compress: patterns (fnmatch) of the names of tensors to pack by `lcodec.packing`, which loses nothing and takes
+    longer to load. base: a model, in a whole file of its own, whose tensors are left out where they are the same.
+    Raises ModelError if there are none, or if a pattern matches nothing.
     """
     import numpy as np
     from safetensors.numpy import save as pack_tensors
@@ -154,14 +156,18 @@ def pack(model: ModelFile, *, compress: bool = False, base: ModelFile | None = N
         metadata["base"] = Base(base.id, base.name, shared).to_json()
         tensors = {k: v for k, v in tensors.items() if k not in shared}
     if compress:
-        packed = {k: packing.pack(v) for k, v in tensors.items()}
+        for pattern in compress:
+            if not fnmatch.filter(tensors, pattern):
+                raise ModelError(f"{model.name or 'the model'} has no tensor {pattern!r}")
+        chosen = {k for pattern in compress for k in fnmatch.filter(tensors, pattern)}
+        packed = {k: packing.pack(tensors[k]) for k in sorted(chosen)}
         metadata["packed"] = {k: [kind, tensors[k].dtype.str, tensors[k].shape] for k, (kind, _) in packed.items()}
-        tensors = {k: np.frombuffer(data, np.uint8) for k, (_, data) in packed.items()}
+        tensors |= {k: np.frombuffer(data, np.uint8) for k, (_, data) in packed.items()}
     # A single entry: safetensors writes several in any order, and the same model should be the same file.
     return pack_tensors(tensors, {"lcodec": json.dumps(metadata, sort_keys=True, separators=(",", ":"))})
 
 
-def save(model: ModelFile, path: Path, *, compress: bool = False, base: ModelFile | None = None) -> None:
+def save(model: ModelFile, path: Path, *, compress: Sequence[str] = (), base: ModelFile | None = None) -> None:
     """Write a model file, whole or not at all; see `pack`. Raises OutputError."""
     write_atomically(path, pack(model, compress=compress, base=base), overwrite=True)
 
@@ -200,17 +206,18 @@ def _tensors(
 
         from lcodec import packing
 
-        if packed is not None:
-            packing.check_total(packed)
+        packing.check_total(packed)
         with safe_open(path, framework="numpy") as f:
+            if not packed.keys() <= set(f.keys()):
+                raise ModelError("it describes tensors that it does not have")
             for key in f.keys():  # noqa: SIM118 - not a mapping
                 if wanted is not None and key not in wanted:
                     continue
-                kind, dtype, shape = packed[key] if packed is not None else ("", f.get_slice(key).get_dtype(), ())
+                kind, dtype, shape = packed.get(key, ("", f.get_slice(key).get_dtype(), ()))
                 if integers_only and dtype.strip("<")[0].upper() == "F":
                     continue
                 stored = f.get_tensor(key)
-                tensors[key] = stored if packed is None else packing.unpack(kind, stored.tobytes(), dtype, shape)
+                tensors[key] = packing.unpack(kind, stored.tobytes(), dtype, shape) if key in packed else stored
     except Exception as e:  # safetensors raises its own errors and TypeError for dtypes unknown to numpy
         raise ModelError(f"model {path} is damaged: {e}") from e
     return tensors
@@ -281,7 +288,7 @@ class _Header(NamedTuple):
     description: dict[str, Any]
     id: str
     card: dict[str, Any]
-    packed: dict[str, Any] | None
+    packed: dict[str, Any]
     base: Base | None
 
 
@@ -302,14 +309,14 @@ def _read_header(path: Path) -> _Header:
     try:
         parsed = _parsed(metadata["lcodec"])
         description, card, stored_id = parsed["model"], parsed["card"], str(parsed["id"])
-        packed = parsed.get("packed")
+        packed = parsed.get("packed", {})
         bytes.fromhex(stored_id)
         known = description["format"] == FORMAT
         if not (isinstance(description["config"], dict) and isinstance(description["entropy"], dict)):
             raise TypeError("description is not a JSON object")
         if not isinstance(card, dict) or len(stored_id) != 64:
             raise TypeError("card or id")
-        if not (packed is None or isinstance(packed, dict)):
+        if not isinstance(packed, dict):
             raise TypeError("packed")
         base = Base.from_json(parsed["base"]) if "base" in parsed else None
     except (KeyError, TypeError, ValueError, RecursionError) as e:

@@ -7,13 +7,16 @@ import zlib
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from lcodec import packing, weights
+from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import ModelError
 from lcodec.finalize import finalize
+from tests.test_cli_errors import assert_refused
 
 RNG = np.random.default_rng(7)
 WEIGHT = (RNG.standard_normal((48, 32, 3, 3)) * RNG.uniform(0.001, 2, (48, 1, 1, 1))).astype(np.float32)
@@ -90,7 +93,7 @@ def test_damaged_packing_is_refused(kind, data, dtype, shape):
 @pytest.fixture(scope="module")
 def packed_file(training_checkpoint, photo, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "packed.safetensors"
-    weights.save(finalize(training_checkpoint, [photo[:64, :64]], rounded=True).model, path, compress=True)
+    weights.save(finalize(training_checkpoint, [photo[:64, :64]], rounded=True).model, path, compress=("*",))
     return path
 
 
@@ -107,9 +110,34 @@ def test_packed_model_is_the_same_model(packed_file, photo, tmp_path):
     assert codec.decode(data).pixels.shape == (64, 96, 3)
 
 
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_some_tensors_are_packed_and_the_rest_lie_as_they_are(packed_file, tmp_path):
+    path = tmp_path / "partly.safetensors"
+    result = run("models", "export", packed_file, "-o", path, "--pack-only", "g_a.*", "--pack-only", "h_a.*")
+    assert result.exit_code == 0, result.stderr
+    assert weights.load(path).id == weights.load(packed_file).id
+    with safe_open(path, framework="numpy") as f:
+        stored = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a mapping
+        named = json.loads(f.metadata()["lcodec"])["packed"].keys()
+    assert named == {key for key in stored if key.startswith(("g_a.", "h_a."))} and named
+    whole = weights.load(packed_file).tensors
+    assert all((stored[key] == whole[key]).all() for key in stored.keys() - named)
+
+
+def test_patterns_of_tensors_to_pack_must_mean_something(packed_file, tmp_path):
+    arguments = ["models", "export", packed_file, "-o", tmp_path / "x.safetensors", "--pack-only"]
+    assert_refused(run(*arguments, "q_a.*"), 5, "no tensor 'q_a.*'")
+    assert_refused(run(*arguments, "g_a.*", "--pack"), 2, "exclude each other")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        lambda packed: packed.__setitem__("nowhere", ["plain", "|i1", [1]]),
         lambda packed: packed.pop("g_a.0.weight"),
         lambda packed: packed["g_a.0.weight"].__setitem__(2, [1, 2, 3]),
         lambda packed: packed["g_a.0.weight"].__setitem__(2, "shape"),

@@ -76,7 +76,7 @@ def command(
         compare_half=True,
     )
     # It took a while: whether the output is still free is asked again.
-    write_atomically(output, weights.pack(done.model, compress=pack, base=base), overwrite=force)
+    write_atomically(output, weights.pack(done.model, compress=("*",) if pack else (), base=base), overwrite=force)
     outcome: dict[str, Any] = {
         "output": str(output),
         "id": done.model.id,

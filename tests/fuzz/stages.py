@@ -205,7 +205,7 @@ class Models(Stage):
 
     def seeds(self) -> list[bytes]:
         paths = model_paths(self.folder, 4)
-        packed = [b"\0" + weights.pack(weights.load(path), compress=True) for path in paths]
+        packed = [b"\0" + weights.pack(weights.load(path), compress=("*",)) for path in paths]
         return packed + [bytes([mode]) + path.read_bytes() for path in paths for mode in (0, 1)]
 
     def check(self, data: bytes) -> None:
