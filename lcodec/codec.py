@@ -229,7 +229,7 @@ class Codec:
 
         shown: see `visible`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
         """
-        from lcodec.search.refine import Refinement, error_weight, known_lmbda, own_lmbda, similarity_error
+        from lcodec.search.refine import Refinement, error_weight, own_lmbda, search_lmbda, similarity_error
 
         header = box.header
         rows, columns = header.latent_height, header.latent_width
@@ -249,7 +249,7 @@ class Codec:
 
         blocks = list(numbered_slices(header))
         at = self._proxy.at(quality)
-        lmbda = known_lmbda(self.file, quality)
+        lmbda = search_lmbda(self.file, quality)
         if lmbda is None:
             middle = blocks[len(blocks) // 2]
             lmbda = own_lmbda(at, shown, middle, *analysed(middle))

@@ -21,10 +21,11 @@ from lcodec.finalize.assemble import finalize_network
 from lcodec.image import Picture
 from lcodec.nets import ARCHITECTURES
 from lcodec.nets.config import table_lambda
+from lcodec.nets.layers import GDN
 from lcodec.nets.likelihood import gaussian_likelihood
 from lcodec.search import proxy as proxy_module
 from lcodec.search import refine as refine_module
-from lcodec.search.gradients import gaussian_bits, relaxed_round
+from lcodec.search.gradients import FrozenInverseGDN, gaussian_bits, relaxed_round
 from lcodec.search.plans import CONTEXT_PLANS, PLANS, Plan
 from lcodec.search.proxy import Distortion, Proxy, counted_pixels
 from lcodec.search.refine import known_lmbda, own_lmbda, similarity_error, slide, to_torch
@@ -161,7 +162,7 @@ def test_model_that_tells_no_lambda_gets_nearly_that_of_its_training(codec, phot
         seen.append(own_lmbda(*arguments))
         return seen[0]
 
-    monkeypatch.setattr(refine_module, "known_lmbda", lambda file, quality: None)
+    monkeypatch.setattr(refine_module, "search_lmbda", lambda file, quality: None)
     monkeypatch.setattr(refine_module, "own_lmbda", spy)
     codec.encode(photo[100:292, 200:456], quality, effort=1)
     assert 0.6 * table_lambda(quality) < seen[0] < 1.7 * table_lambda(quality)
@@ -316,6 +317,23 @@ def test_relaxed_rounding_becomes_rounding():
     assert torch.allclose(relaxed_round(v, 0.01, generator), torch.round(v), atol=1e-3)
     warm = relaxed_round(torch.full((1, 40, 10, 10), 0.3), 0.5, generator)
     assert 0.2 < float(warm.mean()) < 0.4  # drawn, and in proportion
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5, 7), (2, 6, 190, 131)])
+def test_frozen_inverse_gdn_is_inverse_gdn(shape):
+    generator = torch.Generator().manual_seed(5)
+    layer = GDN(6, inverse=True)
+    with torch.no_grad():
+        layer.gamma.add_(torch.rand(layer.gamma.shape, generator=generator))
+    x, weight = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    found = []
+    for module in (layer, FrozenInverseGDN(layer)):
+        at = x.clone(memory_format=torch.channels_last).requires_grad_()
+        y = module(at)
+        (y * weight).sum().backward()
+        found.append((y.detach(), at.grad))
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_of_relaxed_rounding_is_its_slope():

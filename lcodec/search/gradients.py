@@ -1,7 +1,7 @@
-"""Bits of latents, and rounding by chance, each with its gradient worked out by hand.
+"""Bits of latents, rounding by chance, and inverse GDN, each with its gradient worked out by hand.
 
-torch would derive the same from `nets.likelihood`, in many passes over memory, which is what a step then spends its
-time on. Here a few rows are worked on at a time, so that everything between stays in the processor's cache.
+torch would derive the same from `nets`, in many passes over memory, which is what a step then spends its time on. Here
+a few rows are worked on at a time, so that everything between stays in the processor's cache.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lcodec.nets.layers import GDN
 from lcodec.nets.likelihood import LIKELIHOOD_BOUND, SCALE_BOUND
 
 EDGE = 1e-4  # from a whole number, where the logits of rounding are infinite
 FAR = 12.0  # standard deviations; beyond the mass is nothing, and its numbers are denormal, which are slow
 BLOCK = 1 << 14  # elements at a time
+BLOCK_GDN = 1 << 17  # the same, where there is a matrix product for each
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -114,3 +116,51 @@ def relaxed_round(v: Tensor, temperature: float, generator: torch.Generator) -> 
     """Between floor and ceiling of v (1, C, h, w): a Gumbel-softmax draw, logits -atanh(distance) / temperature."""
     rounded: Tensor = _RelaxedRound.apply(v, temperature, generator)
     return rounded
+
+
+class _InverseGDN(torch.autograd.Function):
+    """y_i = x_i s_i, s_i^2 = beta_i + sum_j gamma_ij x_j^2; rows are pixels, columns channels.
+
+    With the gradient e by y: dx_j = e_j s_j + x_j sum_i gamma_ij e_i x_i / s_i.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        y, s = torch.empty_like(x), torch.empty_like(x)
+        for x_rows, y_rows, s_rows in _rows(x, y, s):
+            torch.addmm(beta, x_rows * x_rows, gamma.T, out=s_rows).sqrt_()
+            torch.mul(x_rows, s_rows, out=y_rows)
+        ctx.save_for_backward(x, s, gamma)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, s, gamma = ctx.saved_tensors
+        by_x = torch.empty_like(x)
+        for x_rows, s_rows, e_rows, by_rows in _rows(x, s, gradient, by_x):
+            through_norm = (e_rows * x_rows).div_(s_rows) @ gamma
+            torch.mul(e_rows, s_rows, out=by_rows).addcmul_(x_rows, through_norm)
+        return by_x, None, None
+
+
+def _rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Of (rows, C), so many rows at a time that there are BLOCK_GDN elements; views."""
+    rows = len(tensors[0]) if tensors[0].is_cuda else max(1, BLOCK_GDN // tensors[0].shape[1])
+    return zip(*(t.split(rows) for t in tensors), strict=True)
+
+
+class FrozenInverseGDN(nn.Module):
+    """What an inverse `GDN` computes, (B, C, H, W) -> same, with a gradient by its input alone."""
+
+    def __init__(self, layer: GDN) -> None:
+        super().__init__()
+        beta, gamma = (v.detach() for v in layer.effective())
+        self.register_buffer("beta", beta)
+        self.register_buffer("gamma", gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = _InverseGDN.apply(rows, self.gamma.to(x.dtype), self.beta.to(x.dtype))
+        return y.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -23,10 +23,10 @@ PLANS = {
     3: Plan(6, 0, 8),
     4: Plan(8, 0, 16),
     5: Plan(10, 0, 24),
-    6: Plan(14, 0, 36),
-    7: Plan(18, 0, 60),
-    8: Plan(20, 0, 100),
-    9: Plan(20, 0, 160),
+    6: Plan(10, 0, 36),
+    7: Plan(10, 0, 60),
+    8: Plan(10, 0, 100),
+    9: Plan(10, 0, 160),
 }
 # With a context every integer moves the means of those after it, which spoils both of the others.
 CONTEXT_PLANS = {effort: Plan(0, sga, 0) for effort, sga in enumerate((0, 12, 18, 25, 36, 50, 70, 100, 140, 200))}

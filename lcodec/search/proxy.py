@@ -19,12 +19,13 @@ from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import table_set
 from lcodec.nets import Network
 from lcodec.nets.config import DOWNSAMPLING_Y
+from lcodec.nets.layers import GDN
 from lcodec.nets.likelihood import gaussian_likelihood
 from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 from lcodec.transforms.tiling import Box
 from lcodec.weights import ModelFile
 
-from .gradients import gaussian_bits
+from .gradients import FrozenInverseGDN, gaussian_bits
 
 # Latents around a slice that its search sees but does not move, and how far outside of the slice pixels count. A latent
 # reaches about three latents far in the transforms of the gdn family; what it does beyond is left out of the search.
@@ -42,6 +43,7 @@ class Proxy:
         torch.set_num_threads(threads)
         self.file, self.entropy, self.device = file, entropy, torch.device(device)
         self.network = network_of_model(file).to(self.device).channels_last().requires_grad_(False)
+        _freeze_gdn(self.network.g_s)
         self.kind = self.network.config.arch.entropy
         self.amp = has_fast_bfloat16(self.device)
         if self.amp:
@@ -165,6 +167,14 @@ class Distortion:
         signs = torch.randint(0, 2, x_hat.shape, generator=generator, device=x_hat.device) * 2.0 - 1
         (back,) = torch.autograd.grad(x_hat, y_hat, signs)
         return 2 * self.weight / self.x.shape[1] * back.square().mean((2, 3), keepdim=True)
+
+
+def _freeze_gdn(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, GDN):
+            setattr(module, name, FrozenInverseGDN(child))
+        else:
+            _freeze_gdn(child)
 
 
 def _store_as_bfloat16(network: Network) -> None:
