@@ -14,7 +14,7 @@ from torch import Tensor
 from .proxy import Density, Distortion, ProxyAt
 
 CURVATURE_FACTOR = 1.5  # 1 overshoots, 2 stops early; see the table in DESIGN.md
-MOVING_PART = 0.3
+MOVING_PART = 0.3, 0.1  # at the first and at the last step
 TEMPERATURE_BITS = 1.0
 COOLING_PART = 0.8  # of the steps; the rest are at zero
 
@@ -36,7 +36,9 @@ def anneal(
         with torch.no_grad():
             temperature = TEMPERATURE_BITS * max(0.0, 1 - step / (COOLING_PART * steps))
             residual = y_hat - density.means
-            y_hat = y_hat + _moves(proxy, residual, density, gradient, curvature, temperature, generator)
+            part = MOVING_PART[0] + (MOVING_PART[1] - MOVING_PART[0]) * step / steps
+            moves = _moves(proxy, residual, density, gradient, curvature, temperature, generator)
+            y_hat = y_hat + moves * (torch.rand(moves.shape, generator=generator, device=moves.device) < part)
     return y_hat.detach()
 
 
@@ -49,7 +51,7 @@ def _moves(
     temperature: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """-1, 0 or 1 for each latent."""
+    """-1, 0 or 1 for each latent, what would be best if it alone moved."""
     k = torch.round(residual)
     stay = proxy.bits(k, density)
     best = _noise(k, temperature, generator)
@@ -61,8 +63,7 @@ def _moves(
         better = change < best
         best = torch.where(better, change, best)
         moves = torch.where(better, move, moves)
-    part = torch.rand(k.shape, generator=generator, device=k.device) < MOVING_PART
-    return moves * part
+    return moves
 
 
 def _noise(like: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
