@@ -7,16 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from lcodec import packing, weights
-from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import ModelError
 from lcodec.finalize import finalize
-from tests.test_cli_errors import assert_refused
+from tests.test_cli_errors import assert_refused, run
 
 RNG = np.random.default_rng(7)
 WEIGHT = (RNG.standard_normal((48, 32, 3, 3)) * RNG.uniform(0.001, 2, (48, 1, 1, 1))).astype(np.float32)
@@ -108,10 +106,6 @@ def test_packed_model_is_the_same_model(packed_file, photo, tmp_path):
     codec = Codec(packed_file, "cpu", 1)
     data = codec.encode(photo[:64, :96], 0.0 if len(model.qualities) == 1 else model.qualities[0]).data
     assert codec.decode(data).pixels.shape == (64, 96, 3)
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def test_some_tensors_are_packed_and_the_rest_lie_as_they_are(packed_file, tmp_path):
