@@ -87,15 +87,3 @@ const lc_dense_kernels *lc_dense_kernels_get(lc_float_isa isa)
     default: return NULL;
     }
 }
-
-lc_float_isa lc_float_isa_best(void)
-{
-    int isa;
-
-    for (isa = LC_N_FLOAT_ISAS - 1; isa > LC_FLOAT_PLAIN; isa--) {
-        if (lc_dense_kernels_get((lc_float_isa)isa)) {
-            break;
-        }
-    }
-    return (lc_float_isa)isa;
-}

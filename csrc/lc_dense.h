@@ -91,8 +91,6 @@ typedef struct lc_dense_kernels {
 /* NULL where the processor, the system or the compiler does not have it. */
 const lc_dense_kernels *lc_dense_kernels_get(lc_float_isa isa);
 
-lc_float_isa lc_float_isa_best(void);
-
 /* One per source file; NULL where the compiler cannot make it. */
 const lc_dense_kernels *lc_dense_kernels_plain(void);
 const lc_dense_kernels *lc_dense_kernels_avx2(void);

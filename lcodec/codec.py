@@ -455,7 +455,10 @@ def to_fixed(v: np.ndarray) -> np.ndarray:
     """float32 of any shape -> int32 with Y_FIX_BITS fraction bits. InputError if a network ran out of range."""
     if not np.isfinite(v).all():
         raise InputError("the network gave values that are not finite for this image")
-    return np.rint(np.clip(v.astype(np.float64), -Y_FIX_LIMIT, Y_FIX_LIMIT) * 2.0**Y_FIX_BITS).astype(np.int32)
+    # In float32, for a product with a power of two is exact, and beyond 2^24 every float32 is an integer.
+    fixed = np.clip(v, -Y_FIX_LIMIT, Y_FIX_LIMIT)
+    fixed *= 2.0**Y_FIX_BITS
+    return np.rint(fixed, out=fixed).astype(np.int32)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

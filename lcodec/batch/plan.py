@@ -78,7 +78,8 @@ def make_folder(job: Job) -> None:
     if not job.make_folder or not isinstance(job.target, Path):
         return
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.isdir(job.target.parent):  # as after the first file, and to ask takes less than to try
+            job.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise OutputError(f"cannot make folder {job.target.parent}: {reason}") from error

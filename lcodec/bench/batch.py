@@ -3,9 +3,10 @@
     python -m lcodec.bench.batch [--count 2000] [--side 256] [--model NAME] [--jobs N] [--processes]
 
 Makes crops of the calibration photographs as JPEG files, encodes them with `lcodec encode` and decodes them with
-`lcodec decode`, each in a process of its own, start included. The reference is the mean time of warm `Codec.encode` and
-`decode` on images in memory, on one thread, shared by as many jobs as have cores. `--processes` adds the same work
-split among as many single-job processes. On a machine that is not idle only the processor times compare.
+`lcodec decode`, each in a process of its own, start included. References are the mean times of warm `Codec.encode` and
+`decode` on images in memory: one image after another, each on all cores, as the codec is timed elsewhere; and on one
+thread, shared by as many jobs as have cores, which no program can reach. `--processes` adds the same work split among
+as many single-job processes. On a machine that is not idle only the processor times compare.
 """
 
 from __future__ import annotations
@@ -59,17 +60,17 @@ def make_images(folder: Path, count: int, side: int) -> list[np.ndarray]:
 
 
 class Warm(NamedTuple):
-    """Mean seconds for one image, on one thread: wall and processor time."""
+    """Mean seconds for one image: wall and processor time."""
 
     wall_s: float
     cpu_s: float
 
 
-def warm(images: Sequence[np.ndarray], model: str, quality: float) -> tuple[Warm, Warm]:
+def warm(images: Sequence[np.ndarray], model: str, quality: float, threads: int) -> tuple[Warm, Warm]:
     """To encode and to decode an image in memory."""
     from lcodec.codec import Codec
 
-    codec = Codec(model, "cpu", threads=1)
+    codec = Codec(model, "cpu", threads=threads)
     for pixels in images[:WARM_UP]:
         codec.decode(codec.encode(pixels, quality).data)
     clocks = [(time.perf_counter(), time.process_time())]
@@ -100,13 +101,23 @@ def timed(begin: Callable[[], list[subprocess.Popen[bytes]]]) -> Run:
     return Run(wall_s, cpu_s, after.ru_maxrss * 1024)  # of all children so far: the largest one
 
 
-def line(what: str, run: Run, count: int, reference: Warm, at_once: int) -> str:
-    each_s, cpu_s, warm_s = run.wall_s / count, run.cpu_s / count, reference.wall_s / at_once
+class Reference(NamedTuple):
+    """One image at a time on all cores; on one thread; and how many of those run at once."""
+
+    all_cores: Warm
+    one_thread: Warm
+    at_once: int
+
+
+def line(what: str, run: Run, count: int, reference: Reference) -> str:
+    each_s, cpu_s, single = run.wall_s / count, run.cpu_s / count, reference.one_thread
+    warm_s, ideal_s = reference.all_cores.wall_s, single.wall_s / reference.at_once
     return (
         f"{what:22} {run.wall_s:7.1f} s {1e3 * each_s:7.2f} ms an image "
-        f"({100 * (each_s / warm_s - 1):+.1f} % against {1e3 * warm_s:.2f} warm), "
-        f"processor {1e3 * cpu_s:.2f} ms ({100 * (cpu_s / reference.cpu_s - 1):+.1f} % against "
-        f"{1e3 * reference.cpu_s:.2f}), largest process {run.peak_bytes / 1e6:.0f} MB"
+        f"({100 * (each_s / warm_s - 1):+.1f} % against {1e3 * warm_s:.2f} warm on all cores, "
+        f"{100 * (each_s / ideal_s - 1):+.1f} % against {1e3 * ideal_s:.2f} with one thread an image), "
+        f"processor {1e3 * cpu_s:.2f} ms ({100 * (cpu_s / single.cpu_s - 1):+.1f} % against "
+        f"{1e3 * single.cpu_s:.2f}), largest process {run.peak_bytes / 1e6:.0f} MB"
     )
 
 
@@ -126,20 +137,21 @@ def main(count: int, side: int, model: str | None, quality: float, jobs: int | N
         folder = Path(name)
         images = make_images(folder / "in", count, side)
         at_once = min(jobs, available_cores())
-        encode, decode = warm(images, model, quality)
+        pairs = zip(warm(images, model, quality, at_once), warm(images, model, quality, 1), strict=True)
+        encode, decode = (Reference(*pair, at_once) for pair in pairs)
         click.echo(f"{count} images of {side}x{side}, {model}, q {quality:g}, {jobs} jobs on {available_cores()} cores")
         common = ["--device", "cpu", "--jobs", jobs]
         run = timed(lambda: [start(folder, "encode", "in", "-o", "lic", "--model", model, "-q", quality, *common)])
-        click.echo(line("encode", run, count, encode, at_once))
+        click.echo(line("encode", run, count, encode))
         run = timed(lambda: [start(folder, "decode", "lic", "-o", "back", "-f", "ppm", "--model", model, *common)])
-        click.echo(line("decode", run, count, decode, at_once))
+        click.echo(line("decode", run, count, decode))
         if processes:
             folders = sorted(path.name for path in (folder / "in").iterdir())
             parts = [part for i in range(jobs) if (part := folders[i::jobs])]
             single = ["--device", "cpu", "--threads", 1, "--jobs", 1, "--model", model, "-q", quality]
             inputs = [[f"in/{name}" for name in part] for part in parts]
             run = timed(lambda: [start(folder, "encode", *part, "-o", "split", *single) for part in inputs])
-            click.echo(line(f"encode, {len(inputs)} processes", run, count, encode, at_once))
+            click.echo(line(f"encode, {len(inputs)} processes", run, count, encode))
 
 
 if __name__ == "__main__":

@@ -18,5 +18,5 @@ cdef extern from "lc_dense.h":
         LC_FLOAT_AVX2
         LC_FLOAT_AVX512
         LC_FLOAT_AMX
+        LC_N_FLOAT_ISAS
     const lc_dense_kernels *lc_dense_kernels_get(lc_float_isa isa)
-    lc_float_isa lc_float_isa_best()

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """`MixNet`: analysis, hyper-analysis and synthesis of lc-s by csrc/lc_mixnet.c."""
 
+import functools
 import os
 import threading
 
@@ -11,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from lcodec.cpu._dense cimport (
     LC_FLOAT_AMX, LC_FLOAT_AVX2, LC_FLOAT_AVX512, LC_FLOAT_PLAIN, LC_NO_MEMORY, LC_OK,
-    lc_bf16, lc_dense_kernels, lc_dense_kernels_get, lc_float_isa, lc_float_isa_best, lc_status,
+    LC_N_FLOAT_ISAS, lc_bf16, lc_dense_kernels, lc_dense_kernels_get, lc_float_isa, lc_status,
 )
 
 from lcodec.errors import ModelError, UsageError
@@ -68,23 +69,28 @@ cdef extern from "lc_mixnet.h":
 
 ISAS = {"plain": LC_FLOAT_PLAIN, "avx2": LC_FLOAT_AVX2, "avx512": LC_FLOAT_AVX512, "amx": LC_FLOAT_AMX}
 MAX_THREADS = 64
+cdef const lc_dense_kernels *_found[<int>LC_N_FLOAT_ISAS]
 
 
+@functools.cache
 def isas():
     """Names of the instruction sets that this machine has kernels for, slowest first."""
-    return tuple(name for name, number in ISAS.items() if lc_dense_kernels_get(<lc_float_isa><int>number) != NULL)
+    # Asked for once: a virtual machine leaves its processor to tell what the processor has, which takes long.
+    for name, number in ISAS.items():
+        _found[<int>number] = lc_dense_kernels_get(<lc_float_isa><int>number)
+    return tuple(name for name, number in ISAS.items() if _found[<int>number] != NULL)
 
 
 def default_isa():
     """The environment variable LCODEC_FLOAT_ISA if it is set, else the fastest there is."""
-    return os.environ.get("LCODEC_FLOAT_ISA") or {v: k for k, v in ISAS.items()}[<int>lc_float_isa_best()]
+    return os.environ.get("LCODEC_FLOAT_ISA") or isas()[len(isas()) - 1]  # no [-1] without wraparound
 
 
 cdef const lc_dense_kernels *_kernels(isa) except NULL:
     name = default_isa() if isa is None else isa
     if name not in isas():
         raise UsageError(f"instruction set {name!r} is not available", "available here: " + ", ".join(isas()))
-    return lc_dense_kernels_get(<lc_float_isa><int>ISAS[name])
+    return _found[<int>ISAS[name]]
 
 
 cdef inline uint16_t _to_bf16(float f) noexcept nogil:
