@@ -76,12 +76,22 @@ typedef struct lc_dense_kernels {
     /* out[i] = bf16(v), v = in[i] * scale[i]; low[i] = bf16(v - out[i]) */
     void (*scaled)(const int32_t *in, const float *scale, int32_t n, lc_bf16 *out, lc_bf16 *low);
     void (*rounded)(const float *in, int32_t n, lc_bf16 *out);
+    void (*widened)(const lc_bf16 *in, int32_t n, float *out);
     void (*squares)(const float *in, int32_t n, lc_bf16 *out);
 
     /* x *= 1 / sqrt(sums + beta), or if `inverse` sqrt(sums + beta), and x += add unless NULL; n rows of `width` up to
      * LC_DENSE_PANEL channels. sums + beta is positive. */
     void (*normalise)(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width, float *x,
                       const float *add, ptrdiff_t step);
+
+    /* Of y = x * norm^(-1/2), or if `inverse` norm^(1/2), with norm = sums + beta: grad is the gradient of y and becomes
+     * what of that of x does not come by the norm; grad_norm is that of the norm, and is added to grad_beta. */
+    void (*norm_gradient)(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width, const float *x,
+                          float *grad, ptrdiff_t step, lc_bf16 *grad_norm, ptrdiff_t norm_step, float *grad_beta);
+
+    /* out = grad + 2 * x * sums, where sums are the gradients of the squares of x; all three of one step. */
+    void (*square_gradient)(const float *sums, int32_t n, int32_t width, const float *x, const float *grad,
+                            ptrdiff_t step, lc_bf16 *out);
 
     /* Pixels: clamp(x, 0, 1) * white, rounded. */
     void (*to_bytes)(const float *x, int32_t n, uint8_t *out);

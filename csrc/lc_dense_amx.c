@@ -88,6 +88,8 @@ const lc_dense_kernels *lc_dense_kernels_amx(void)
         .store = store_zmm,
         .depthwise = depthwise_zmm,
         .normalise = normalise_zmm,
+        .norm_gradient = norm_gradient_zmm,
+        .square_gradient = square_gradient_zmm,
         LC_DENSE_SMALL,
     };
 

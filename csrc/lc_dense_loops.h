@@ -189,7 +189,58 @@ LC_DENSE_TARGET static void to_words(const float *x, int32_t n, uint16_t *out)
     }
 }
 
+LC_DENSE_TARGET static void widened(const lc_bf16 *in, int32_t n, float *out)
+{
+    int32_t i;
+
+    for (i = 0; i < n; i++) {
+        out[i] = from_bf16(in[i]);
+    }
+}
+
+#ifndef LC_DENSE_ZMM
+
+LC_DENSE_TARGET static void norm_gradient(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width,
+                                          const float *x, float *grad, ptrdiff_t step, lc_bf16 *grad_norm,
+                                          ptrdiff_t norm_step, float *grad_beta)
+{
+    int32_t i, c;
+
+    for (i = 0; i < n; i++) {
+        const float *sum = sums + LC_DENSE_PANEL * i, *value = x + step * i;
+        float *g = grad + step * i;
+        lc_bf16 *to = grad_norm + norm_step * i;
+
+        for (c = 0; c < width; c++) {
+            const float norm = sum[c] + beta[c], root = 1 / sqrtf(norm);
+            const float half = 0.5f * g[c] * value[c] * root, slope = inverse ? half : -half * root * root;
+
+            g[c] *= inverse ? norm * root : root;
+            grad_beta[c] += slope;
+            to[c] = to_bf16(slope);
+        }
+    }
+}
+
+LC_DENSE_TARGET static void square_gradient(const float *sums, int32_t n, int32_t width, const float *x,
+                                            const float *grad, ptrdiff_t step, lc_bf16 *out)
+{
+    int32_t i, c;
+
+    for (i = 0; i < n; i++) {
+        for (c = 0; c < width; c++) {
+            const ptrdiff_t at = step * i + c;
+
+            out[at] = to_bf16(grad[at] + 2 * x[at] * sums[LC_DENSE_PANEL * i + c]);
+        }
+    }
+}
+
+#endif
+
 #define LC_DENSE_SMALL                                                                                              \
-    .scaled = scaled, .rounded = rounded, .squares = squares, .to_bytes = to_bytes, .to_words = to_words
+    .scaled = scaled, .rounded = rounded, .widened = widened, .squares = squares,   \
+    .to_bytes = to_bytes, .to_words = to_words
 #define LC_DENSE_LARGE                                                                                              \
-    .leaky = leaky, .residual = residual, .store = store, .depthwise = depthwise, .normalise = normalise
+    .leaky = leaky, .residual = residual, .store = store, .depthwise = depthwise, .normalise = normalise, \
+    .norm_gradient = norm_gradient, .square_gradient = square_gradient

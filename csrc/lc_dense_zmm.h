@@ -127,6 +127,21 @@ LC_DENSE_TARGET static void depthwise_zmm(const lc_bf16 *a, ptrdiff_t row_step, 
     }
 }
 
+LC_DENSE_INLINE __mmask16 first_of_16(int32_t n)
+{
+    return n < 16 ? (__mmask16)((1U << n) - 1) : (__mmask16)0xffff;
+}
+
+LC_DENSE_INLINE void store_bf16(lc_bf16 *out, __mmask16 there, __m512 v)
+{
+    union {
+        __m256bh b;
+        __m256i i;
+    } u = {.b = _mm512_cvtneps_pbh(v)};
+
+    _mm256_mask_storeu_epi16(out, there, u.i);
+}
+
 /* The root by its estimate, which is within 2^-14. */
 LC_DENSE_TARGET static void normalise_zmm(const float *sums, const float *beta, bool inverse, int32_t n, int32_t width,
                                           float *x, const float *add, ptrdiff_t step)
@@ -134,7 +149,7 @@ LC_DENSE_TARGET static void normalise_zmm(const float *sums, const float *beta, 
     int32_t i, c;
 
     for (c = 0; c < width; c += 16) {
-        const __mmask16 there = width - c < 16 ? (__mmask16)((1U << (width - c)) - 1) : (__mmask16)0xffff;
+        const __mmask16 there = first_of_16(width - c);
         const __m512 least = _mm512_loadu_ps(beta + c);
 
         for (i = 0; i < n; i++) {
@@ -145,6 +160,60 @@ LC_DENSE_TARGET static void normalise_zmm(const float *sums, const float *beta, 
             const __m512 added = add ? _mm512_maskz_loadu_ps(there, add + step * i + c) : _mm512_setzero_ps();
 
             _mm512_mask_storeu_ps(to, there, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, to), factor, added));
+        }
+    }
+}
+
+LC_DENSE_TARGET static void norm_gradient_zmm(const float *sums, const float *beta, bool inverse, int32_t n,
+                                              int32_t width, const float *x, float *grad, ptrdiff_t step,
+                                              lc_bf16 *grad_norm, ptrdiff_t norm_step, float *grad_beta)
+{
+    const __m512 half = _mm512_set1_ps(0.5f);
+    int32_t i, c;
+
+    for (c = 0; c < width; c += 16) {
+        const __mmask16 there = first_of_16(width - c);
+        const __m512 least = _mm512_loadu_ps(beta + c);
+        __m512 total = _mm512_setzero_ps();
+
+        for (i = 0; i < n; i++) {
+            float *to = grad + step * i + c;
+            const __m512 norm = _mm512_add_ps(_mm512_loadu_ps(sums + LC_DENSE_PANEL * i + c), least);
+            const __m512 root = _mm512_rsqrt14_ps(norm), g = _mm512_maskz_loadu_ps(there, to);
+            const __m512 product = _mm512_mul_ps(g, _mm512_maskz_loadu_ps(there, x + step * i + c));
+            const __m512 slope = _mm512_mul_ps(_mm512_mul_ps(half, product), root);
+
+            if (inverse) {
+                total = _mm512_add_ps(total, slope);
+                store_bf16(grad_norm + norm_step * i + c, there, slope);
+                _mm512_mask_storeu_ps(to, there, _mm512_mul_ps(g, _mm512_mul_ps(norm, root)));
+            } else {
+                const __m512 falling = _mm512_mul_ps(slope, _mm512_mul_ps(root, root));
+
+                total = _mm512_sub_ps(total, falling);
+                store_bf16(grad_norm + norm_step * i + c, there, _mm512_sub_ps(_mm512_setzero_ps(), falling));
+                _mm512_mask_storeu_ps(to, there, _mm512_mul_ps(g, root));
+            }
+        }
+        _mm512_mask_storeu_ps(grad_beta + c, there,
+                              _mm512_add_ps(_mm512_maskz_loadu_ps(there, grad_beta + c), total));
+    }
+}
+
+LC_DENSE_TARGET static void square_gradient_zmm(const float *sums, int32_t n, int32_t width, const float *x,
+                                                const float *grad, ptrdiff_t step, lc_bf16 *out)
+{
+    int32_t i, c;
+
+    for (i = 0; i < n; i++) {
+        for (c = 0; c < width; c += 16) {
+            const __mmask16 there = first_of_16(width - c);
+            const __m512 value = _mm512_maskz_loadu_ps(there, x + step * i + c);
+            const __m512 twice = _mm512_add_ps(value, value);
+
+            store_bf16(out + step * i + c, there,
+                       _mm512_fmadd_ps(twice, _mm512_loadu_ps(sums + LC_DENSE_PANEL * i + c),
+                                       _mm512_maskz_loadu_ps(there, grad + step * i + c)));
         }
     }
 }

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 
 from lcodec.cpu import pack
 from lcodec.cpu._dense cimport LC_OK, lc_bf16, lc_dense_kernels, lc_dense_kernels_get, lc_float_isa, lc_status
@@ -22,6 +22,20 @@ cdef extern from "lc_gdn.h":
     lc_status lc_gdn_apply(
         const lc_gdn *gdn, const lc_dense_kernels *kernels, float *x, const float *add, int64_t rows
     ) nogil
+    lc_status lc_gdn_forward(
+        const lc_gdn *gdn, const lc_dense_kernels *kernels, const lc_bf16 *x, lc_bf16 *y, int64_t rows
+    ) nogil
+    ctypedef struct lc_gdn_gradients:
+        const lc_bf16 *x
+        const lc_bf16 *grad_y
+        lc_bf16 *grad_x
+        float *grad_beta
+        lc_bf16 *grad_norm
+        lc_bf16 *squares
+    lc_status lc_gdn_backward(
+        const lc_gdn *gdn, const lc_bf16 *transposed, const lc_dense_kernels *kernels, const lc_gdn_gradients *of,
+        int64_t rows
+    ) nogil
 
 
 cdef class Gdn:
@@ -34,6 +48,7 @@ cdef class Gdn:
     cdef lc_gdn c
     cdef const lc_dense_kernels *kernels
     cdef object keep  # what `c` points into
+    cdef object gamma, transposed
 
     def __cinit__(self, beta, gamma, bint inverse, isa=None):
         channels = len(beta)
@@ -45,7 +60,7 @@ cdef class Gdn:
         self.kernels = lc_dense_kernels_get(<lc_float_isa><int>ISAS[name])
         layer = pack.pack_layer([pack.Segment([gamma.T])], beta)
         layer.bias[channels:] = 1
-        self.keep = layer
+        self.keep, self.gamma = layer, gamma
         cdef const lc_bf16[::1] panels = layer.panels
         cdef const float[::1] bias = layer.bias
         self.c.panels, self.c.beta = &panels[0], &bias[0]
@@ -81,3 +96,61 @@ cdef class Gdn:
             status = lc_gdn_apply(&self.c, self.kernels, &x[0, 0], added, x.shape[0])
         if status != LC_OK:
             raise MemoryError
+
+    def forward(self, const uint16_t[:, ::1] x not None, uint16_t[:, ::1] y not None):
+        """From x to y, bfloat16 as uint16, (rows, C). ValueError, MemoryError."""
+        cdef lc_status status
+        self._check(x.shape[0], x.shape[1])
+        self._check(y.shape[0], y.shape[1], x.shape[0])
+        if x.shape[0] == 0:
+            return
+        with nogil:
+            status = lc_gdn_forward(&self.c, self.kernels, &x[0, 0], &y[0, 0], x.shape[0])
+        if status != LC_OK:
+            raise MemoryError
+
+    def backward(
+        self,
+        const uint16_t[:, ::1] x not None,
+        const uint16_t[:, ::1] grad_y not None,
+        uint16_t[:, ::1] grad_x not None,
+        float[::1] grad_beta not None,
+        uint16_t[:, ::1] grad_norm not None,
+        uint16_t[:, ::1] squares not None,
+    ):
+        """Gradients of `forward`.
+
+        Args:
+            x, grad_y: bfloat16 as uint16, (rows, C).
+            grad_x: the same, written. grad_beta: float32 (C,), added to.
+            grad_norm, squares: bfloat16 as uint16, (rows, C), written: the gradient of gamma is grad_norm.T @ squares.
+
+        Raises: ValueError, MemoryError.
+        """
+        cdef lc_gdn_gradients of
+        cdef lc_status status
+        cdef int64_t rows = x.shape[0]
+        cdef const lc_bf16[::1] transposed
+        self._check(rows, x.shape[1])
+        self._check(grad_y.shape[0], grad_y.shape[1], rows)
+        self._check(grad_x.shape[0], grad_x.shape[1], rows)
+        self._check(grad_norm.shape[0], grad_norm.shape[1], rows)
+        self._check(squares.shape[0], squares.shape[1], rows)
+        if grad_beta.shape[0] != self.c.channels:
+            raise ValueError(f"grad_beta has {grad_beta.shape[0]} channels, not {self.c.channels}")
+        if rows == 0:
+            return
+        if self.transposed is None:
+            self.transposed = pack.pack_layer([pack.Segment([self.gamma])], np.zeros(len(self.gamma), np.float32))
+        transposed = self.transposed.panels
+        of.x, of.grad_y, of.grad_x = &x[0, 0], &grad_y[0, 0], &grad_x[0, 0]
+        of.grad_beta, of.grad_norm, of.squares = &grad_beta[0], &grad_norm[0, 0], &squares[0, 0]
+        with nogil:
+            status = lc_gdn_backward(&self.c, &transposed[0], self.kernels, &of, rows)
+        if status != LC_OK:
+            raise MemoryError
+
+    cdef int _check(self, int64_t rows, int64_t channels, int64_t expected=-1) except -1:
+        if channels != self.c.channels or (expected >= 0 and rows != expected):
+            raise ValueError(f"rows are ({rows}, {channels})")
+        return 0
