@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -120,3 +124,27 @@ def test_masked_convolution_is_that_of_the_masked_weights(kernel_size):
     torch.testing.assert_close(layer(x), expected)
     layer(x).square().sum().backward()
     assert not layer.weight.grad[layer.mask == 0].any() and layer.weight.grad[layer.mask == 1].all()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_what_is_freed_is_taken_again_without_new_pages():
+    """In a process of its own, for it cannot be undone."""
+    code = """
+import resource
+import numpy as np
+from lcodec.train.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(2_500_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before, kept = faults(), keep_freed()
+faults()
+print(kept, before, faults())
+"""
+    kept, before, after = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert kept == "True" and int(after) < int(before) / 10

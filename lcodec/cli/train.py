@@ -120,6 +120,7 @@ def command(
     from lcodec.nets import ARCHITECTURES
     from lcodec.train.data import Photographs
     from lcodec.train.loop import Options, Trainer
+    from lcodec.train.memory import keep_freed
     from lcodec.train.parallel import joined
     from lcodec.transforms import choose_device
 
@@ -130,6 +131,7 @@ def command(
     device = str(choose_device(settings.pop("device")))
     if threads:
         torch.set_num_threads(threads)
+    keep_freed()
     widths = settings["N"] * (2 if ARCHITECTURES[settings["architecture"]].transform == "gdn" else 1)
     with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent
