@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lcodec.cpu._gdn import Gdn
+from lcodec.cpu._mixnet import default_isa
 
 T = TypeVar("T")
 ROWS = 16384  # at once on the way back
 ROWS_PER_THREAD = 1024  # at least
+
+
+def suits(x: Tensor) -> bool:
+    """Whether `gdn` is for x, and faster than the formula: for that the processor needs kernels of its own."""
+    there = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled()
+    return there and default_isa() != "plain"
 
 
 def _bits(x: Tensor) -> NDArray[np.uint16]:
