@@ -21,7 +21,7 @@ import numpy as np
 
 from lcodec import container, weights
 from lcodec.container import Container, Header
-from lcodec.cores import available_cores
+from lcodec.cores import MAX_THREADS, available_cores
 from lcodec.decoder import (
     LatentsDigest,
     Slice,
@@ -129,7 +129,7 @@ class Codec:
         self.file = weights.load(weights.find(model))
         self.name, self.id = self.file.name, self.file.id
         self.metric = self.file.metric
-        self.threads = threads or available_cores()
+        self.threads = min(threads or available_cores(), MAX_THREADS)
         config = self.config = NetConfig.from_json(self.file.config)
         self.qualities = config.qualities
         self.entropy = integer_model(self.file)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+MAX_THREADS = 64  # for one image, more than that the C code does not take
+
 
 def available_cores() -> int:
     """Cores that this process may use."""

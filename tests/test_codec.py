@@ -13,6 +13,9 @@ import lcodec
 from lcodec import container, decoder, weights
 from lcodec.codec import Codec, to_fixed
 from lcodec.container import Header
+from lcodec.cores import MAX_THREADS
+from lcodec.cpu import _mixnet
+from lcodec.entropy import _intnet
 from lcodec.entropy.tables import table_set
 from lcodec.errors import Corrupt, DeviceError, LimitExceeded, ModelError, StreamError, UsageError
 from lcodec.finalize.assemble import finalize_network
@@ -212,3 +215,15 @@ def test_damaged_alpha_is_refused(models, photo):
     for payload in (b"", b"\x08\x09", b"\x10" + (box.alpha or b"")[1:], (box.alpha or b"")[:-1]):
         with pytest.raises(StreamError):
             codec.decode(container.pack(replace(box, alpha=payload)))
+
+
+def test_machine_of_many_cores(models, monkeypatch):
+    """More threads than the C code takes are no reason to fail, neither found nor asked for."""
+    assert min(_mixnet.MAX_THREADS, _intnet.MAX_THREADS) == MAX_THREADS
+    pixels = np.random.default_rng(5).integers(0, 256, (200, 130, 3), np.uint8)
+    model = models["lc-s"]
+    expected = Codec(model, "cpu", 1).encode(pixels, 3.0).data
+    monkeypatch.setattr("lcodec.codec.available_cores", lambda: 96)
+    for codec in (Codec(model, "cpu"), Codec(model, "cpu", 100)):
+        assert codec.encode(pixels, 3.0).data == expected
+        codec.decode(expected)

@@ -137,7 +137,7 @@ def main(count: int, side: int, model: str | None, quality: float, jobs: int | N
         folder = Path(name)
         images = make_images(folder / "in", count, side)
         at_once = min(jobs, available_cores())
-        pairs = zip(warm(images, model, quality, at_once), warm(images, model, quality, 1), strict=True)
+        pairs = zip(warm(images, model, quality, available_cores()), warm(images, model, quality, 1), strict=True)
         encode, decode = (Reference(*pair, at_once) for pair in pairs)
         click.echo(f"{count} images of {side}x{side}, {model}, q {quality:g}, {jobs} jobs on {available_cores()} cores")
         common = ["--device", "cpu", "--jobs", jobs]

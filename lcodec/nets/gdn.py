@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lcodec.cpu._gdn import Gdn
 from lcodec.cpu._mixnet import default_isa
@@ -22,10 +23,11 @@ ROWS = 16384  # at once on the way back
 ROWS_PER_THREAD = 1024  # at least
 
 
-def suits(x: Tensor) -> bool:
-    """Whether `gdn` is for x, and faster than the formula: for that the processor needs kernels of its own."""
-    there = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled()
-    return there and default_isa() != "plain"
+def suits(x: Tensor, gamma: Tensor) -> bool:
+    """Whether `gdn` is for these, and faster than the formula: for that the processor needs kernels of its own."""
+    if x.dtype != torch.bfloat16 or gamma.dtype != torch.float32 or x.dim() != 4 or x.device.type != "cpu":
+        return False
+    return torch.is_grad_enabled() and default_isa() != "plain"
 
 
 def _bits(x: Tensor) -> NDArray[np.uint16]:
@@ -67,6 +69,7 @@ class _RowGDN(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
         kernel, grad = ctx.kernel, grad.contiguous()

@@ -166,6 +166,17 @@ static void free_arrays(input *in)
     }
 }
 
+static lc_bf16 *halves(input *in, int32_t n)
+{
+    lc_bf16 *values = array(in, (size_t)n * sizeof *values);
+    int32_t i;
+
+    for (i = 0; i < n; i++) {
+        values[i] = (lc_bf16)(take_byte(in) << 8 | take_byte(in));
+    }
+    return values;
+}
+
 /* Every instruction set, on arrays of exactly the size. */
 static void normalise(input *in)
 {
@@ -174,6 +185,7 @@ static void normalise(input *in)
     const uint32_t flags = take_byte(in);
     lc_gdn gdn = {.channels = channels, .padded = padded, .inverse = flags & 1};
     const float *add = NULL, *x;
+    const lc_bf16 *narrow, *grad, *transposed;
     int isa;
 
     in->wild = flags >> 1 & 1;
@@ -183,14 +195,24 @@ static void normalise(input *in)
     if (flags >> 2 & 1) {
         add = floats(in, channels * rows);
     }
+    narrow = halves(in, channels * rows);
+    grad = halves(in, channels * rows);
+    transposed = layer(in, 1, padded, padded).panels;
     for (isa = 0; isa < LC_N_FLOAT_ISAS; isa++) {
         const lc_dense_kernels *kernels = lc_dense_kernels_get((lc_float_isa)isa);
         const size_t size = (size_t)(channels * rows) * sizeof *x;
         float *own = array(in, size);
+        lc_gdn_gradients of = {.x = narrow, .grad_y = grad, .grad_x = array(in, size / 2)};
 
+        of.grad_norm = array(in, size / 2);
+        of.squares = array(in, size / 2);
+        of.grad_beta = array(in, (size_t)channels * sizeof *of.grad_beta);
         if (kernels) {
             memcpy(own, x, size);
             check(lc_gdn_apply(&gdn, kernels, own, add, rows) == LC_OK);
+            check(lc_gdn_forward(&gdn, kernels, narrow, of.grad_x, rows) == LC_OK);
+            memset(of.grad_beta, 0, (size_t)channels * sizeof *of.grad_beta);
+            check(lc_gdn_backward(&gdn, transposed, kernels, &of, rows) == LC_OK);
         }
     }
     free_arrays(in);
