@@ -278,9 +278,9 @@ def test_bits_of_the_proxy_are_those_of_the_file(codec, proxy, photo):
 def test_curvature_is_the_second_derivative(codec, photo, monkeypatch):
     monkeypatch.setattr(proxy_module, "has_fast_bfloat16", lambda device: False)
     at = Proxy(codec.file, codec.entropy, "cpu", 1).at(6.0)
-    distortion = Distortion(at, photo[:64, :64], torch.zeros(1, 256, 4, 4), Box(0, 4, 0, 4), (0, 0), 3.0)
+    distortion = Distortion(at, photo[:64, :64], torch.zeros(1, codec.entropy.M, 4, 4), Box(0, 4, 0, 4), (0, 0), 3.0)
     generator = torch.Generator().manual_seed(1)
-    y_hat = torch.randn(1, 256, 4, 4, generator=generator)
+    y_hat = torch.randn(1, codec.entropy.M, 4, 4, generator=generator)
     estimate = torch.stack([distortion.curvature(y_hat, generator) for _ in range(30)]).mean(0)[0, :, 0, 0]
     # of a least-squares cost whose residuals vanish, it is what the gradient changes by; here at a point of no error
     distortion.x = distortion.picture_of(y_hat).detach()
@@ -357,10 +357,10 @@ def test_each_kind_of_step_alone_makes_files_better(name, plan, started, photo, 
     assert after < before
 
 
-def test_gradient_steps_leave_their_input_alone(proxy, photo):
+def test_gradient_steps_leave_their_input_alone(codec, proxy, photo):
     at = proxy.at(4.0)
-    distortion = Distortion(at, photo[:64, :64], torch.zeros(1, 256, 4, 4), Box(0, 4, 0, 4), (0, 0), 1e3)
-    y, z = torch.ones(1, 256, 4, 4), torch.ones(1, 96, 1, 1)
+    distortion = Distortion(at, photo[:64, :64], torch.zeros(1, codec.entropy.M, 4, 4), Box(0, 4, 0, 4), (0, 0), 1e3)
+    y, z = torch.ones(1, codec.entropy.M, 4, 4), torch.ones(1, 96, 1, 1)
     slide(at, distortion, y, z, 2)
     stochastic_annealing(at, distortion, y, z, 2, torch.Generator().manual_seed(0))
     assert torch.equal(y, torch.ones_like(y)) and torch.equal(z, torch.ones_like(z))
