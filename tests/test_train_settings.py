@@ -80,6 +80,24 @@ def test_a_larger_lambda_pulls_towards_less_distortion(data, tmp_path):
     assert gradients[1] > 10 * gradients[0]
 
 
+@pytest.mark.parametrize(
+    "named, M", [([], 320), (["-q", "1,3,5"], 192), (["-q", "6"], 320), (["--lambda", "0.01"], 320), (["-M", "12"], 12)]
+)
+def test_the_latents_of_a_network_suffice_for_its_highest_quality(named, M, folder, tmp_path):
+    options = ["-N", 8, "--crop", 64, "--batch", 1, "--amp", "off", "--threads", 1, "--steps", 1, *named]
+    begun = run("train", "--model", "lc-s", "--data", folder, "--out", tmp_path / "run", *options)
+    assert begun.exit_code == 0, begun.output
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["config"]["M"] == M
+
+
+def test_a_run_of_another_network_is_not_resumed_and_its_widths_are_told(folder, tmp_path):
+    options = ["--data", folder, "--out", tmp_path, "-N", 8, "--crop", 64, "--batch", 1, "--amp", "off", "--threads", 1]
+    assert run("train", "--model", "lc-s", "-M", 16, "-q", "1,8", "--steps", 1, *options).exit_code == 0
+    result = run("train", "--model", "lc-s", "-q", "1,8", "--steps", 2, "--resume", *options)
+    assert result.exit_code == 2
+    assert "lc-s with -N 8 -M 16 -q 1,8" in result.output
+
+
 def test_model_of_one_lambda_encodes(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["-N", 8, "-M", 8, "--crop", 64, "--batch", 1, "--amp", "off", "--threads", 1, "--steps", 2]

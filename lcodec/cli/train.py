@@ -30,7 +30,7 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 @click.option("--valid-images", type=click.IntRange(min=1), metavar="N", help="Of those, so many [default: all].")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this run.")
 @click.option("-N", "N", type=int, default=96, show_default=True, help="Hidden channels.")
-@click.option("-M", "M", type=int, help="Latent channels [default: 2N, N for cheng2020 and lc-s].")
+@click.option("-M", "M", type=int, help="Latent channels [default: 320; 192 up to q 5; at least N].")
 @click.option(
     "-q",
     "--qualities",
@@ -117,7 +117,7 @@ def command(
 
     import torch
 
-    from lcodec.nets import ARCHITECTURES
+    from lcodec.nets import ARCHITECTURES, default_latents
     from lcodec.train.data import Photographs
     from lcodec.train.loop import Options, Trainer
     from lcodec.train.memory import keep_freed
@@ -132,10 +132,11 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     keep_freed()
-    widths = settings["N"] * (2 if ARCHITECTURES[settings["architecture"]].transform == "gdn" else 1)
+    if M is None:
+        M = default_latents(settings["N"], levels)
     with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent
-        chosen = Options(qualities=levels, amp=amp == "bf16", M=M or widths, device=own_device, **settings)
+        chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
         progress = Progress(as_json, ranks.main)
         trainer = Trainer(
             chosen,

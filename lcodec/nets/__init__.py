@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .config import ARCHITECTURES, Architecture, NetConfig
+from .config import ARCHITECTURES, Architecture, NetConfig, default_latents
 
 if TYPE_CHECKING:
     from .network import Network, Output
 
-__all__ = ["ARCHITECTURES", "Architecture", "NetConfig", "Network", "Output"]
+__all__ = ["ARCHITECTURES", "Architecture", "NetConfig", "Network", "Output", "default_latents"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ Widths N and M and the qualities complete it to a network.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -109,3 +109,11 @@ class NetConfig:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise ModelError(f"network description is damaged: {e}") from e
+
+
+def default_latents(N: int, qualities: Sequence[float]) -> int:
+    """M that does not cap the highest of the qualities, as in CompressAI: 192 channels of y up to q 5, 320 above.
+
+    qualities: as in `NetConfig`; 0.0, a rate without a name, may be any. At least N, as the Cheng networks need it.
+    """
+    return max(N, 192 if 0 < max(qualities) <= 5 else 320)

@@ -142,7 +142,10 @@ class Trainer:
             if not checkpoint.is_ours(state):
                 raise ModelError(f"{self.path} is no checkpoint of a run that could go on")
             if state["config"] != self.options.config.to_json():
-                raise UsageError(f"{self.path} holds another network than the one asked for")
+                held = NetConfig.from_json(state["config"])
+                rates = ",".join(f"{q:g}" for q in held.qualities)
+                hint = f"it is {held.architecture} with -N {held.N} -M {held.M} -q {rates}"
+                raise UsageError(f"{self.path} holds another network than the one asked for", hint)
             before = state.get("options", {}).get("metric", "mse")
             if before != self.options.metric:
                 raise UsageError(f"{self.path} is trained for {before}", "a run for another metric begins with --init")
