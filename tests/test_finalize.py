@@ -77,6 +77,42 @@ def test_proof_holds_or_the_network_is_refused_whatever_the_weights(name, scale,
     assert all(0 <= layer_bound(model, layer) <= SUM_MAX for layer in layer_names(model))
 
 
+# ---- close
+
+
+def test_few_large_weights_leave_the_others_of_their_channel_their_precision():
+    """A layer that hands its inputs on and adds a little to them: int8 with the ones at 127 would make that 0 and 1."""
+    rng = np.random.default_rng(0)
+    little = 0.005 * rng.standard_normal((32, 64, 1, 1))
+    weight = little + np.eye(32, 64)[:, :, None, None]
+    made = {
+        name: quantize_layer(FloatLayer("conv", w, np.zeros(32), 1.0), 1.0, 1.0)
+        for name, w in (("little", little), ("both", weight))
+    }
+    assert made["little"].tensors["weight"].dtype == np.int8
+    assert made["both"].tensors["weight"].dtype == np.int16
+    for layer, w in ((made["little"], little), (made["both"], weight)):
+        error = layer.tensors["weight"] * layer.weight_scale[:, :1, None, None] - w
+        assert np.sqrt(np.mean(error**2)) < 0.1 * np.sqrt(np.mean(little**2))
+        assert layer.bound <= SUM_MAX
+
+
+def test_integers_of_16_bits_go_through_the_file_and_decode(photo):
+    network = random_network("mbt2018", 8, 8)
+    with torch.no_grad():
+        for layer in (network.entropy_parameters[0], network.entropy_parameters[2]):
+            layer.weight.mul_(0.1)
+            layer.weight[:, :, 0, 0].diagonal().add_(1)
+    model = finalize_network(network, {}, [photo[:64, :64]]).model
+    weight = model.tensors["int.entropy_parameters.0.weight"]
+    assert weight.dtype == np.int16 and weight.max() > 127
+    weights.save(model, Path("m.safetensors"), compress=["*"])
+    assert weights.load(Path("m.safetensors")).id == model.id
+    codec = Codec(Path("m.safetensors"), "cpu", 1)
+    encoded = codec.encode(photo[:64, :128], 4)
+    assert codec.decode(encoded.data).pixels.shape == (64, 128, 3)  # a wrong table for one symbol ends in Corrupt
+
+
 # ---- the same
 
 

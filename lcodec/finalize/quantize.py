@@ -6,7 +6,8 @@
     out[o] = acc[o] * mult[o] >> shift[o]             real value out * s_out,  mult / 2^shift = s_in * s_w[o] / s_out
 
 s_w[o] is the smallest for which weights are within +-127 and |bias[o]| + 32767 * sum |w[o]| <= 2^31 - 1, so that int32
-sums of int16 products are safe for every input there can be.
+sums of int16 products are safe for every input there can be. Where a few large weights would leave the others of their
+channel less than `FEWEST_UNITS`, s_w[o] is smaller, the large ones exceed 127, and the layer is int16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch import nn
 from lcodec.errors import ModelError
 
 ACTIVATION_MAX = 32767
-WEIGHT_MAX = 127  # 8 bits: finer weights gain nothing measurable, and the model file is half as large
+WEIGHT_MAX = 32767
+BYTE_MAX = 127  # 8 bits suffice for weights that are alike, and the model file is half as large
+FEWEST_UNITS = 4  # for (mean sqrt |w|)^2 of a channel, which is 0.68 standard deviations if weights are normal
 SUM_MAX = 2**31 - 1
 MULT_BITS = 16  # mult_pos and mult_neg are below 2^16
 SHIFT_MAX = 40
@@ -45,7 +48,7 @@ class FloatLayer:
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """tensors: weight int8, bias, mult_pos, mult_neg, shift int32; lo, hi: clamp of the output.
+    """tensors: weight int8 or int16, bias, mult_pos, mult_neg, shift int32; lo, hi: clamp of the output.
 
     weight_scale: float32 (out, 2), what one unit of a weight, and of the bias, of each output channel stands for.
     """
@@ -90,8 +93,10 @@ def quantize_layer(
     norm = np.abs(flat).sum(1) * ACTIVATION_MAX + np.abs(layer.bias) / s_in
     # rounding adds at most 1/2 a weight; the proof below is exact, this only gets close to it
     room = SUM_MAX - 1 - 0.5 * ACTIVATION_MAX * np.minimum(flat.shape[1], 60000)
-    s_w = np.maximum(norm / room, np.abs(flat).max(1) / WEIGHT_MAX)
-    s_w = np.maximum(s_w, 1e-12)
+    largest = np.abs(flat).max(1)
+    typical = (np.sqrt(np.abs(flat)).sum(1) / np.maximum(1, np.count_nonzero(flat, axis=1))) ** 2
+    s_w = np.minimum(largest / BYTE_MAX, typical / FEWEST_UNITS)
+    s_w = np.maximum.reduce((s_w, norm / room, largest / WEIGHT_MAX, np.full(len(flat), 1e-12)))
     # mult < 2^16 with a shift of at most 40: a dead channel must not ask for a finer scale than that has
     ratio_min = 2.0 ** (MULT_BITS - 2 - SHIFT_MAX)
     s_w = np.maximum(s_w, ratio_min * np.broadcast_to(s_out, s_w.shape) / s_in)
@@ -116,7 +121,7 @@ def quantize_layer(
     return IntegerLayer(
         layer.kind,
         {
-            "weight": np.ascontiguousarray(weight, np.int8),
+            "weight": np.ascontiguousarray(weight, np.int8 if np.abs(q).max() <= BYTE_MAX else np.int16),
             "bias": bias.astype(np.int32),
             "mult_pos": mult.astype(np.int32),
             "mult_neg": np.rint(mult * layer.slope).astype(np.int32),
