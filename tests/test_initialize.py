@@ -11,6 +11,7 @@ import torch
 from lcodec import weights
 from lcodec.checkpoint import network_of_model
 from lcodec.nets import ARCHITECTURES, NetConfig, Network
+from lcodec.nets.config import table_lambda
 from lcodec.nets.layers import AttentionBlock
 from lcodec.train import initialize
 from lcodec.train.initialize import GATE, linear_start, transfer
@@ -34,6 +35,69 @@ def test_wider_network_begins_with_the_narrow_ones_scales_and_means(name):
     assert torch.allclose(y_new[:, :8], y_old, atol=1e-5)
     for part in range(1 if name == "bmshj2018-hyperprior" else 2):
         assert torch.allclose(new[:, 12 * part : 12 * part + 8], old[:, 8 * part : 8 * part + 8], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, narrow, wide",
+    [("mbt2018", (6, 8), (6, 12)), ("cheng2020-anchor", (6, 8), (6, 12)), ("lc-s", (6, 8), (9, 12))],
+)
+def test_wider_context_network_begins_with_the_narrow_ones_scales_and_means(name, narrow, wide):
+    torch.manual_seed(0)
+    old, new = (Network(NetConfig(name, *widths)).eval() for widths in (narrow, wide))
+    transfer(new, old.state_dict())
+    z_hat, y_hat = torch.randn(1, narrow[0], 2, 2), torch.randn(1, 8, 8, 8)
+    wide_z = torch.cat((z_hat, torch.zeros(1, wide[0] - narrow[0], 2, 2)), 1)
+    wide_y = torch.cat((y_hat, torch.zeros(1, 4, 8, 8)), 1)
+    with torch.no_grad():
+        before, after = (
+            n.entropy_parameters(torch.cat((n.h_s(z), n.context_prediction(y)), 1)).chunk(2, 1)
+            for n, z, y in ((old, z_hat, y_hat), (new, wide_z, wide_y))
+        )
+    for a, b in zip(before, after, strict=True):
+        assert torch.allclose(b[:, :8], a, atol=1e-5)
+
+
+def test_gains_are_taken_over_by_their_quality():
+    every = tuple(float(q) for q in range(1, 9))
+    source = Network(NetConfig("mbt2018-mean", 6, 8, every))
+    names = ("log_gain", "log_inverse_gain", "prior_log_scale")
+    with torch.no_grad():
+        for name in names:
+            getattr(source, name).copy_(torch.randn_like(getattr(source, name)))
+    few = Network(NetConfig("mbt2018-mean", 6, 8, (4.0, 6.0, 8.0)))
+    transfer(few, source.state_dict(), every)
+    one = Network(NetConfig("mbt2018-mean", 6, 8, (0.0,)))
+    transfer(one, source.state_dict(), every, [table_lambda(5.0)])
+    for name in names:
+        rows = getattr(source, name)
+        assert torch.equal(getattr(few, name), rows[[3, 5, 7]])
+        assert torch.allclose(getattr(one, name), rows[4], atol=1e-5)
+
+
+def test_a_network_of_one_rate_gives_its_step_and_others_by_the_root_of_lambda():
+    source = Network(NetConfig("mbt2018-mean", 6, 8, (4.0,)))
+    torch.nn.init.normal_(source.log_gain)
+    variable = Network(NetConfig("mbt2018-mean", 6, 8, (1.0, 4.0, 8.0)))
+    transfer(variable, source.state_dict(), (4.0,))
+    assert torch.allclose(variable.log_gain[1], source.log_gain[0], atol=1e-5)
+    steps = (variable.log_gain[2] - variable.log_gain[1]).exp()
+    assert torch.allclose(steps, torch.full((8,), (0.18 / 0.013) ** 0.5), rtol=1e-4)
+    assert torch.allclose(variable.log_inverse_gain[2] - variable.log_inverse_gain[1], -steps.log(), atol=1e-5)
+
+    unnamed = Network(NetConfig("mbt2018-mean", 6, 8))  # as CompressAI's are
+    transfer(variable, unnamed.state_dict(), (0.0,))
+    assert torch.allclose(variable.log_gain.mean(0), torch.zeros(8), atol=1e-5)
+    assert bool((variable.log_gain.diff(dim=0) > 0.5).all())
+
+
+def test_biases_stay_where_their_weights_do_not_fit():
+    torch.manual_seed(0)
+    source, network = Network(NetConfig("mbt2018", 8, 8)), Network(NetConfig("cheng2020-anchor", 8, 8))
+    taken = set(transfer(network, source.state_dict()))
+    for name in taken:
+        if name.endswith(".bias"):
+            assert name.removesuffix(".bias") + ".weight" in taken
+    assert "entropy_parameters.0.bias" in taken
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))

@@ -54,7 +54,7 @@ def test_unreadable_images_are_named_counted_and_skipped(folder, tmp_path):
     messages: list[str] = []
     data = Photographs(folder, warn=messages.append)
     assert len(data) == 2 and data.skipped == 1
-    assert "broken.png" in messages[0]
+    assert "broken.png" in messages[0] and messages[1:] == ["1 of 3 images skipped"]
     with pytest.raises(InputError, match="no readable image"):
         Photographs(tmp_path)
 
@@ -146,6 +146,24 @@ def test_linear_start_is_already_a_codec(data):
     assert -10 * torch.log10(mse) > 25
     gain = network.gain(torch.tensor([1.0, 8.0])).detach()
     assert torch.allclose(gain[1] / gain[0], torch.tensor((table_lambda(8) / table_lambda(1)) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        {"qualities": (8.0,)},
+        {"qualities": (0.0,), "lmbda": table_lambda(8)},
+        {"qualities": (0.0,), "lmbda": table_lambda(8, "ms-ssim"), "metric": "ms-ssim", "crop": 192},
+    ],
+)
+def test_network_of_one_rate_begins_with_the_step_of_its_lambda(rate, data, tmp_path):
+    if rate.get("metric") == "ms-ssim":
+        pytest.importorskip("pytorch_msssim")
+    variable = Trainer(Options(steps=1, **{**SMALL, "qualities": (1.0, 8.0)}), data, None, tmp_path / "all").network
+    network = Trainer(Options(steps=1, **{**SMALL, **rate}), data, None, tmp_path / "one").network
+    assert torch.allclose(network.log_gain[0], variable.log_gain[1], atol=1e-5)
+    assert torch.allclose(network.log_inverse_gain[0], variable.log_inverse_gain[1], atol=1e-5)
+    assert float(network.log_gain[0, 0].exp()) > 20  # without it nearly all latents would be zero
 
 
 def test_init_takes_fitting_layers_of_another_network(data, tmp_path):

@@ -111,6 +111,20 @@ def test_signal_while_the_ranks_talk_is_heard_at_the_next_step(folder, tmp_path)
     assert trainer.stopped
 
 
+def test_plateau_that_rank_0_has_seen_holds_for_the_same_step_on_all(folder, tmp_path):
+    options = Options(**{**OPTIONS, "schedule": "plateau", "warmup": 1})
+    trainer = Trainer(options, Photographs(folder), Photographs(folder), tmp_path / "run")
+
+    class Two:
+        world, rank, main = 2, 1, False
+
+        def sums(self, values: list[float], device: str) -> list[float]:
+            return [*values[:-1], 0.5]  # what rank 0 says of it
+
+    trainer.ranks = Two()
+    assert trainer.train_step()["lr"] == pytest.approx(options.lr / 2)
+
+
 def test_torchrun_trains_writes_once_and_stops_as_a_whole(folder, tmp_path):
     """SIGTERM to one process: all end after the same step, rank 0 has saved, and one process alone can go on."""
     out = tmp_path / "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -136,15 +137,78 @@ def test_network_that_cannot_be_finalized_is_told_and_training_goes_on(data, tmp
     assert rows == [{"quality": 1.0}]
 
 
-def test_validation_weighs_qualities_as_training_does(data):
+def test_validation_weighs_qualities_as_training_does(folder):
     options = Options(steps=1, **{**SMALL, "qualities": (1.0, 8.0)})
-    rows = validate(random_network("mbt2018-mean"), data, (1.0, 8.0), options)
+    rows = validate(random_network("mbt2018-mean"), Photographs(folder, limit_images=1), (1.0, 8.0), options)
     for row in rows:
-        mse = options.lambda_of(row["quality"])
-        assert row["loss"] > row["bpp"] > 0 and mse > 0
+        mse = 255**2 * 10 ** (-row["psnr"] / 10)
+        assert row["loss"] == pytest.approx(row["bpp"] + options.lambda_of(row["quality"]) * mse)
     alone = validation_loss(rows[:1], options) * 1, validation_loss(rows[1:], options)
     assert validation_loss(rows, options) == pytest.approx(sum(alone) / 2)
     assert alone[1] / rows[1]["loss"] == pytest.approx((0.18 / 0.013) ** -0.4)
+
+
+def test_signal_breaks_a_validation_off_and_the_step_before_it_is_saved(data, tmp_path, monkeypatch):
+    options = Options(steps=9, **{**SMALL, "qualities": (1.0, 8.0)})
+    rows: list[dict] = []
+    trainer = Trainer(options, data, data, tmp_path, report=rows.append)
+
+    def slow(network, images, qualities, options, stopped):
+        assert checkpoint.load(trainer.path)["step"] == 2
+        signal.raise_signal(signal.SIGTERM)
+        return validate(network, images, qualities, options, stopped)
+
+    monkeypatch.setattr("lcodec.train.loop.validate", slow)
+    trainer.run(valid_steps=2)
+    assert trainer.stopped and trainer.step == 2
+    assert not [r for r in rows if "valid" in r]
+
+
+def test_step_that_is_skipped_leaves_no_trace_in_the_means(data, tmp_path):
+    rows: list[dict] = []
+    trainer = Trainer(Options(steps=6, **SMALL), data, None, tmp_path, report=rows.append)
+    objective = trainer.objective
+
+    def broken_once(*arguments):
+        losses = objective(*arguments)
+        return losses._replace(loss=losses.loss * float("nan")) if trainer.step == 1 else losses
+
+    trainer.objective = broken_once
+    trainer.run(log_steps=1)
+    means = [r for r in rows if "loss" in r]
+    assert len(means) == 6 and all(np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"]) for r in means)
+    assert means[-1]["skipped"] == 1
+
+
+def test_validation_that_is_not_finite_is_logged_and_costs_its_curve_alone(data, tmp_path):
+    trainer = Trainer(Options(steps=9, **{**SMALL, "qualities": (1.0, 8.0)}), data, data, tmp_path)
+    trainer.validate()
+    good = {name: weight.clone() for name, weight in trainer.ema.items()}
+    trainer.ema["g_s.0.weight"].mul_(float("nan"))
+    trainer.validate()
+    for name, weight in good.items():
+        trainer.ema[name].copy_(weight)
+    trainer.step = 3
+    trainer.validate()
+    logged = [json.loads(line, parse_constant=pytest.fail) for line in trainer.journal.path.read_text().splitlines()]
+    valid = [r for r in logged if "valid" in r]
+    assert [r["valid_loss"] is None for r in valid] == [False, True, False]
+    assert [step for step, _ in history(trainer.journal.path, "mse")] == [0, 3]
+
+
+def test_tensorboard_that_cannot_write_is_told_once_and_left_alone(data, tmp_path):
+    class Board:
+        def add_scalar(self, *_):
+            raise OSError(28, "No space left on device")
+
+        add_image = close = add_scalar
+
+    rows: list[dict] = []
+    trainer = Trainer(Options(steps=3, **SMALL), data, None, tmp_path, report=rows.append)
+    trainer.journal._board = Board()
+    trainer.run(log_steps=1)
+    assert [r["warning"] for r in rows if "warning" in r] == ["TensorBoard gets no more: no space left on device"]
+    assert len([r for r in rows if "loss" in r]) == 3
 
 
 def test_run_leaves_a_log_a_curve_and_a_strip(data, tmp_path):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from lcodec import weights
 from lcodec.cli import options, recipe
 from lcodec.cli.report import note, print_json, warn
 from lcodec.errors import UsageError
@@ -75,8 +77,17 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 @click.option(
     "--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Threads that prepare batches."
 )
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint or model to begin with, as far as it fits.")
+@click.option(
+    "--init", metavar="MODEL", help="Model, by name or file, or checkpoint to begin with, as far as it fits."
+)
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters to keep, e.g. 'g_*'; repeat for several.")
+@click.option(
+    "--cache-gib",
+    type=click.FloatRange(min=0),
+    default=8.0,
+    show_default=True,
+    help="Memory for decoded images, of all processes on this machine; the others are decoded at each use.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints.")
 @click.option("--valid-minutes", type=float, default=20.0, show_default=True, help="Time between validations.")
@@ -91,7 +102,8 @@ def command(
     qualities: str | None,
     threads: int | None,
     workers: int,
-    init: Path | None,
+    cache_gib: float,
+    init: str | None,
     resume: bool,
     save_minutes: float,
     valid_minutes: float,
@@ -109,6 +121,13 @@ def command(
     torchrun --nproc-per-node 4 -m lcodec train --recipe lc-s --device cuda --data photos.pack --out runs/mine
     lcodec finalize runs/mine/checkpoint.pt --calibration photos/ -o mine.safetensors
     """
+    # What is said here is said instead of what a recipe has for it under another name.
+    if _said("hours") and not _said("steps"):
+        settings["steps"] = 0
+    elif _said("steps") and not _said("hours"):
+        settings["hours"] = 0.0
+    if _said("lmbda") and not _said("qualities"):
+        qualities = None
     levels = _levels(qualities, settings["lmbda"])
     for name, places in (("--data", data), ("--valid", valid)):
         for place in places:
@@ -138,13 +157,14 @@ def command(
         tell = warn if ranks.main else _silent
         chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
         progress = Progress(as_json, ranks.main)
+        limit = int(cache_gib * 2**30 / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         trainer = Trainer(
             chosen,
-            Photographs(data, warn=tell),
-            Photographs(valid, warn=tell, limit_images=valid_images) if valid else None,
+            Photographs(data, limit, tell),
+            Photographs(valid, limit, tell, limit_images=valid_images) if valid else None,
             out,
             resume=resume,
-            init=init,
+            init=weights.find(init) if init else None,
             report=progress.show,
             workers=workers,
             ranks=ranks,
@@ -162,6 +182,12 @@ def command(
         print_json({"state": state, "step": trainer.step, "seconds": seconds, "checkpoint": str(trainer.path)})
         return
     click.echo(f"{state} after {trainer.step} steps, {trainer.seconds / 3600:.2f} h: {trainer.path}")
+
+
+def _said(parameter: str) -> bool:
+    """Whether an option stands on the command line (or in its environment variable), not in a recipe."""
+    said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return click.get_current_context().get_parameter_source(parameter) in said
 
 
 def _levels(qualities: str | None, lmbda: float) -> tuple[float, ...]:

@@ -84,6 +84,7 @@ class _RowGDN(torch.autograd.Function):
         return grad_x, torch.from_numpy(grad_beta), grad_gamma, None
 
 
+@torch.compiler.disable
 def gdn(x: Tensor, beta: Tensor, gamma: Tensor, inverse: bool) -> Tensor:
     """x / sqrt(beta + gamma x^2), or x * sqrt(..) if `inverse`, over the channels of x, bfloat16 (B, C, H, W) -> same.
 

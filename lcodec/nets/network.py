@@ -144,7 +144,7 @@ class Network(nn.Module):
         q = self._each(quality, x)
         y, z = self.analyse(x, q)
         y = y.float()
-        prior, value_scale = self.entropy_bottleneck, self.prior_scale(q) if self.config.variable_rate else None
+        prior, value_scale = self.entropy_bottleneck, self.prior_scale(q)
         medians = prior.medians[:, None, None]
         if z is None:
             y_hat, likelihoods_y = self._factorized(y, medians, value_scale, mode)
@@ -179,8 +179,11 @@ class Network(nn.Module):
         if mode in ("noise", "round"):
             return predict(add_noise(y) if mode == "noise" else torch.round(y))
         y_ctx = y + (torch.round(y) - y).detach()
+        device = y.device.type
+        cast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         for _ in range(CONTEXT_PASSES[mode] - 1):
-            with torch.no_grad():
+            # cached here, the cast weights would come back below, in older versions of torch without their gradients
+            with torch.no_grad(), torch.autocast(device, *cast, cache_enabled=False):
                 means = predict(y_ctx).float().chunk(2, 1)[1]
                 y_hat = torch.round(y - means) + means
             y_ctx = y + (y_hat - y).detach()
@@ -193,7 +196,7 @@ class Network(nn.Module):
         return torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(x.shape[0])
 
     def _factorized(
-        self, v: Tensor, medians: Tensor, value_scale: Tensor | None, mode: str
+        self, v: Tensor, medians: Tensor, value_scale: Tensor, mode: str
     ) -> tuple[Tensor, Tensor]:
         prior = self.entropy_bottleneck
         if mode in ("round", "coder"):

@@ -67,7 +67,7 @@ class ProxyAt:
         network, entropy = proxy.network, proxy.entropy
         self.proxy = proxy
         self.inverse_gain = network.inverse_gain(quality)[:, :, None, None]
-        self.value_scale = network.prior_scale(quality) if network.config.variable_rate else None
+        self.value_scale = network.prior_scale(quality)
         self.tables = table_set(proxy.file.table_qualities, quality)
         fraction_bits = entropy.fz if network.config.arch.has_hyperprior else entropy.fy
         medians = torch.from_numpy(entropy.medians[self.tables]).to(proxy.device).float() * 2.0**-fraction_bits

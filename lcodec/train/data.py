@@ -57,6 +57,8 @@ class Photographs:
             self._cache.append(pixels if used <= limit_bytes else None)
         if not self.sources:
             raise _nothing(folders)
+        if self.skipped:
+            warn(f"{self.skipped} of {len(sources)} images skipped")
 
     def __len__(self) -> int:
         return len(self.sources)

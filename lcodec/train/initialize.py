@@ -9,7 +9,7 @@ small, and the gains at the steps that high-rate theory gives for each lambda.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,15 +45,20 @@ def _stage_basis(x: Tensor, out_channels: int) -> Tensor:
     return vectors[:, order].T.reshape(-1, C, 2, 2).to(x.dtype)
 
 
-def linear_start(network: Network, x: Tensor) -> None:
+def linear_start(network: Network, x: Tensor, lambdas: Sequence[float] | None = None) -> None:
     """Set g_a, g_s and the gains of a network in place; x (B, 3, H, W) in [0, 1], sample crops, sides multiples of 16.
 
-    What the network then does without any training is code a linear block transform.
+    lambdas: weight of the MSE at each quality of the network, CompressAI's if None. What the network then does without
+    any training is code a linear block transform.
     """
     starts = {"gdn": _gdn_start, "shuffle": _shuffle_start, "residual": _residual_start, "attention": _residual_start}
     with torch.no_grad():
         starts[network.config.arch.transform](network, x)
-    _gain_start(network)
+    _gain_start(network, lambdas or _table(network.config.qualities))
+
+
+def _table(qualities: Sequence[float]) -> list[float]:
+    return [table_lambda(q) for q in qualities]
 
 
 def _gdn_start(network: Network, x: Tensor) -> None:
@@ -162,14 +167,12 @@ def close_gate(block: AttentionBlock) -> None:
     gate.bias.fill_(math.log(GATE / (1 - GATE)))
 
 
-def _gain_start(network: Network) -> None:
+def _gain_start(network: Network, lambdas: Sequence[float]) -> None:
     """Quantisation steps at the optimum of high-rate theory, for orthonormal coefficients of pixels in [0, 1]."""
-    if not network.config.variable_rate:
-        return
     with torch.no_grad():
-        for row, quality in enumerate(network.config.qualities):
+        for row, lmbda in enumerate(lambdas):
             # d(lmbda * 255^2 * step^2 / 12 / 3) / d ln(step) = 1 / ln 2 bits, per coefficient
-            step = math.sqrt(18 / math.log(2) / table_lambda(quality)) / 255
+            step = math.sqrt(18 / math.log(2) / lmbda) / 255
             network.log_gain[row] = -math.log(step)
             network.log_inverse_gain[row] = math.log(step)
             # the prior starts as if made for the middle quality
@@ -208,15 +211,27 @@ def _shuffle_start(network: Network, x: Tensor) -> None:
                     parameter.mul_(BRANCH)
 
 
-def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
+def transfer(
+    network: Network,
+    source: Mapping[str, Tensor],
+    qualities: Sequence[float] | None = None,
+    lambdas: Sequence[float] | None = None,
+) -> list[str]:
     """Copy what fits of another network's state_dict; returns the names of the tensors that took something.
+
+    qualities: those of the source, this network's own if None. lambdas: as in `linear_start`; gains are those that the
+    source has, or by high-rate theory would have, there.
 
     A tensor of other widths is copied as far as both reach. What the old channels would read from new ones becomes
     zero, so that a wider network begins by computing what the narrower one did; new channels keep the start they have.
     Attention that the source does not have begins as the identity (see `close_gate`), attention that is too much is
     left out: cheng2020-attn continues where cheng2020-anchor was.
     """
-    source = _at_positions_of(network, source)
+    own_qualities = network.config.qualities
+    source = {
+        **_at_positions_of(network, source),
+        **_gains(source, qualities or own_qualities, lambdas or _table(own_qualities)),
+    }
     # The outputs of this layer are two halves, scales and means: each is copied on its own.
     part = {"mean-scale": "h_s", "context": "entropy_parameters"}.get(network.config.arch.entropy)
     halved = f"{part}.{len(getattr(network, part)) - 1}." if part else "-"
@@ -227,13 +242,48 @@ def transfer(network: Network, source: Mapping[str, Tensor]) -> list[str]:
                 close_gate(module)
         for name, own in network.state_dict().items():
             other = source.get(name)
-            if other is None or other.dim() != own.dim() or own.shape[2:] != other.shape[2:] or name.endswith("mask"):
+            if other is None or not _alike(own, other) or name.endswith("mask"):
                 continue
+            weight = name.removesuffix(".bias") + ".weight"
+            if weight in source and not _alike(network.state_dict()[weight], source[weight]):
+                continue  # a bias says nothing without its weights
             parts = 2 if name.startswith(halved) and own.shape[0] % 2 == 0 == other.shape[0] % 2 else 1
-            for new, old in zip(own.chunk(parts), other.chunk(parts), strict=True):
-                _copy_corner(new, old.to(new.dtype), transposed=isinstance(_owner(network, name), nn.ConvTranspose2d))
+            # What goes into the first one is two halves as well, what h_s says and what the context does.
+            sides = 2 if name == "entropy_parameters.0.weight" else 1
+            transposed = isinstance(_owner(network, name), nn.ConvTranspose2d)
+            for new_rows, old_rows in zip(own.chunk(parts), other.chunk(parts), strict=True):
+                axis = min(1, own.dim() - 1)
+                for new, old in zip(new_rows.chunk(sides, axis), old_rows.chunk(sides, axis), strict=True):
+                    _copy_corner(new, old.to(new.dtype), transposed)
             taken.append(name)
     return taken
+
+
+def _alike(new: Tensor, old: Tensor) -> bool:
+    """Whether one of them is the other at another width."""
+    return new.dim() == old.dim() and new.shape[2:] == old.shape[2:]
+
+
+def _gains(source: Mapping[str, Tensor], qualities: Sequence[float], lambdas: Sequence[float]) -> dict[str, Tensor]:
+    """The gains of the source, whose rows are those of `qualities`, at other weights of the MSE.
+
+    Between rows they are interpolated. Beyond them, and from a source of one rate, the quantisation step goes with the
+    inverse square root of lambda; a rate without a name is taken for the middle of those that are asked for.
+    """
+    wanted = torch.tensor(lambdas, dtype=torch.float64).log()
+    middle = float(wanted.mean().exp())
+    known = torch.tensor([table_lambda(q) if q else middle for q in qualities], dtype=torch.float64).log()
+    inside = wanted.clamp(known[0], known[-1])
+    above = torch.searchsorted(known, inside, right=True).clamp(max=len(known) - 1)
+    below = (above - 1).clamp_min(0)
+    t = ((inside - known[below]) / (known[above] - known[below]).clamp_min(1e-9))[:, None]
+    found = {}
+    for name, sign in (("log_gain", 1), ("log_inverse_gain", -1), ("prior_log_scale", -1)):
+        if name in source:
+            rows = source[name].double()
+            beyond = sign * 0.5 * (wanted - inside)[:, None]
+            found[name] = (torch.lerp(rows[below], rows[above], t) + beyond).float()
+    return found
 
 
 def _at_positions_of(network: Network, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from lcodec import checkpoint
-from lcodec.atomic import write_atomically
+from lcodec.atomic import remove_stale, write_atomically
 from lcodec.errors import LcodecError, ModelError, OutputError, UsageError
 from lcodec.image import write_image
 from lcodec.nets import NetConfig, Network
@@ -66,6 +66,7 @@ class Trainer:
         self.options, self.data, self.valid, self.out, self.ranks = options, data, valid, out, ranks
         self.path = out / "checkpoint.pt"
         self.step = 0
+        self.validated = 0  # the step of the last validation
         self.seconds = 0.0  # of training, over all resumed parts, as all ranks know it
         self._unsaid = 0.0  # what rank 0 has added to it since
         self.bad_steps = 0  # in a row
@@ -82,6 +83,7 @@ class Trainer:
                 out.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise OutputError(f"cannot make folder {out}: {(e.strerror or str(e)).lower()}") from e
+            remove_stale(out)
         torch.manual_seed(options.seed)
         self.network = Network(options.config)
         state = self._state(resume, init)
@@ -107,6 +109,7 @@ class Trainer:
                 raise UsageError(f"{self.path} trains other parameters or in another way", hint) from e
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.skipped = int(state.get("skipped", 0))
+            self.validated = int(state.get("validated", self.step))
             averaged = {k: v.to(options.device) for k, v in state["ema"].items()} if ranks.main else None
         self.plateau = Plateau(options.patience, None if state is None else state.get("plateau"))
         self.average = Average(self.network, options.ema, averaged) if ranks.main else None
@@ -155,10 +158,12 @@ class Trainer:
 
     def _start(self, init: Path | None) -> None:
         """Weights to begin with: the linear start, then what fits of another model."""
-        linear_start(self.network, self.data.crops(np.random.default_rng(self.options.seed), 64, 128))
+        lambdas = self.options.mse_lambdas()
+        linear_start(self.network, self.data.crops(np.random.default_rng(self.options.seed), 64, 128), lambdas)
         if init is None:
             return
-        if not transfer(self.network, checkpoint.open_network(init).state_dict()):
+        source = checkpoint.open_network(init)
+        if not transfer(self.network, source.state_dict(), source.config.qualities, lambdas):
             raise ModelError(f"{init} has no layer that fits {self.options.architecture}")
 
     # ---- one step
@@ -186,9 +191,10 @@ class Trainer:
         self.optimizer.zero_grad(self.parameters)
         losses.loss.backward()
         self.watch.lap("backward")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, o.clip, foreach=True))
-        lr = self.learning_rate()
-        row = {**self._agree(losses), "lr": lr, "grad_norm": norm}
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, o.clip))
+        agreed = self._agree(losses)
+        lr = self.learning_rate()  # of the plateau and the time that all ranks know by now
+        row = {**agreed, "lr": lr, "grad_norm": norm}
         if math.isfinite(norm) and math.isfinite(row["loss"]):
             self.optimizer.step(lr)
             if self.average is not None:
@@ -242,6 +248,7 @@ class Trainer:
                 "ema": self.ema,
                 "optimizer": self.optimizer.state(),
                 "plateau": self.plateau.state(),
+                "validated": self.validated,
                 "step": self.step,
                 "skipped": self.skipped,
                 "seconds": self.seconds + self._unsaid,
@@ -276,21 +283,25 @@ class Trainer:
                 last_save = last_valid = time.monotonic()
                 mean: dict[str, float] = {}
                 spent, since = 0.0, self.step
+                if valid_steps and self.step % valid_steps == 0 and self.validated < self.step:
+                    self.validate()  # it was due when the run was broken off
                 while self.progress() < 1 and not self.stopped:
                     began = time.monotonic()
                     row = self.train_step()
                     now = time.monotonic()
                     self._count(now - began)
                     spent += now - began
-                    mean = {k: mean.get(k, v) + (v - mean.get(k, v)) / log_steps for k, v in row.items()}
-                    if self.step % log_steps == 0:
+                    if self.bad_steps == 0:
+                        mean = {k: mean.get(k, v) + (v - mean.get(k, v)) / log_steps for k, v in row.items()}
+                    if self.step % log_steps == 0 and mean:
                         self.log({**mean, "lr": row["lr"], **self._speed(spent / (self.step - since))})
                         spent, since = 0.0, self.step
-                    if now - last_save > 60 * save_minutes:
+                    due = self.step % valid_steps == 0 if valid_steps else now - last_valid > 60 * valid_minutes
+                    due = due and self.progress() < 1 and not self.stopped and self.valid is not None
+                    if due or now - last_save > 60 * save_minutes:  # a validation may take long
                         saved_step = self._save_or_warn(saved_step)
                         last_save = time.monotonic()
-                    due = self.step % valid_steps == 0 if valid_steps else now - last_valid > 60 * valid_minutes
-                    if due and self.progress() < 1 and not self.stopped:
+                    if due:
                         self.validate()
                         last_valid = time.monotonic()
                 self.save()
@@ -349,18 +360,25 @@ class Trainer:
         return self.step
 
     def validate(self) -> None:
-        """Rates and distortions of the averaged weights to the log, pictures of them to the run's folder."""
+        """Rates and distortions of the averaged weights to the log, pictures of them to the run's folder.
+
+        A signal breaks it off; where validations come by steps, it is made up for when the run goes on.
+        """
         if self.valid is None or not self.ranks.main:
             return
         qualities = self.options.qualities[:: max(1, len(self.options.qualities) // 4)]
         network = self.averaged()
-        rows = validate(network, self.valid, qualities, self.options)
+        rows = validate(network, self.valid, qualities, self.options, lambda: self._asked_to_stop)
+        if rows is None:
+            return
+        self.validated = self.step
         trouble = add_integer_rates(rows, network, self.valid)
         loss = validation_loss(rows, self.options)
         if self.options.schedule == "plateau":
             self.plateau.see(loss)
         self.log({"valid": rows, "valid_loss": loss, **({"integer_error": trouble} if trouble else {})})
-        self._pictures(network)
+        if not self._asked_to_stop:
+            self._pictures(network)
 
     def _pictures(self, network: Network) -> None:
         if self.valid is None:
@@ -374,5 +392,5 @@ class Trainer:
             curves = history(self.journal.path, metric)
             write_atomically(self.out / "curve.svg", curve_svg(curves, self._anchor, metric).encode(), overwrite=True)
             write_image(self.out / "strip.webp", pixels, overwrite=True)
-        except (OutputError, OSError) as e:
+        except (OutputError, OSError, ValueError) as e:
             self.log({"warning": f"no pictures of this validation: {e}"})

@@ -32,6 +32,8 @@ class Optimizer:
         self._flat: list[tuple[nn.Parameter, nn.Parameter]] = []  # Muon's matrix, the weight whose memory it shares
         self.parts: dict[str, torch.optim.Optimizer] = {}
         if name == "muon" and chosen:
+            if not hasattr(torch.optim, "Muon"):
+                raise UsageError(f"torch {torch.__version__} has no Muon", "later ones have; or --optimizer adamw")
             self._flat = [(nn.Parameter(as_matrix(p.detach())), p) for p in chosen.values()]
             flat = [f for f, _ in self._flat]
             self.parts["muon"] = torch.optim.Muon(flat, lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")

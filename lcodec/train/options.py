@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from lcodec.errors import UsageError
 from lcodec.nets import NetConfig
-from lcodec.nets.config import table_lambda
+from lcodec.nets.config import LAMBDAS, table_lambda
 from lcodec.nets.similarity import MIN_MS_SSIM_PX
 
 from .loss import METRICS
@@ -99,3 +101,9 @@ class Options:
     def lambda_of(self, quality: float) -> float:
         """lmbda of the loss at a quality."""
         return self.lmbda or table_lambda(quality, self.metric)
+
+    def mse_lambdas(self) -> list[float]:
+        """For each quality the lmbda that has about the same rate with the MSE as the run's own has with its metric."""
+        own, mse = (np.log(LAMBDAS[metric]) for metric in (self.metric, "mse"))
+        logs = [math.log(self.lambda_of(q)) for q in self.qualities]
+        return [math.exp(v if self.metric == "mse" else float(np.interp(v, own, mse))) for v in logs]

@@ -38,13 +38,15 @@ def level(row: dict[str, Any], metric: str) -> float:
 
 
 def history(log: Path, metric: str) -> list[tuple[int, list[Point]]]:
-    """(step, curve) of every validation in a run's log; lines that a crash has cut are passed over."""
+    """(step, curve) of every validation in a log, without lines that a crash has cut and values that are not finite."""
     curves = []
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
             if "valid" in row:
-                curves.append((int(row["step"]), [(r["bpp"], level(r, metric)) for r in row["valid"]]))
+                curve = [(r["bpp"], level(r, metric)) for r in row["valid"]]
+                if all(math.isfinite(v) for point in curve for v in point):
+                    curves.append((int(row["step"]), curve))
         except (ValueError, KeyError, TypeError):
             continue
     return curves

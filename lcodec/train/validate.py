@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,11 +25,16 @@ INTEGER_PX = 384  # a side
 
 @torch.no_grad()
 def validate(
-    network: Network, images: Photographs, qualities: Sequence[float], options: Options
-) -> list[dict[str, float]]:
+    network: Network,
+    images: Photographs,
+    qualities: Sequence[float],
+    options: Options,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[dict[str, float]] | None:
     """Means over the images (of large ones the middle), a row a quality: quality, bpp, psnr, loss and, if it is the
     metric, ms_ssim (of the images that are large enough for it). PSNR and MS-SSIM are those of 8-bit pictures.
     What the context family's context sees is found by iteration (see `Network.forward`), nearly as the codec has it.
+    stopped: asked before each image; once it says so, None is returned.
     """
     network.eval()
     device = network.log_gain.device
@@ -39,6 +44,8 @@ def validate(
         total: dict[str, float] = {"bpp": 0.0, "psnr": 0.0, "loss": 0.0}
         similarities: list[float] = []
         for i in range(len(images)):
+            if stopped():
+                return None
             pixels = centre(images[i], MAX_VALID_PX)
             height, width = pixels.shape[:2]
             x = as_batch(pixels).to(device, memory_format=torch.channels_last)
