@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lcodec.errors import LcodecError
+from lcodec.errors import InputError, LcodecError
 
 if TYPE_CHECKING:
     import os
@@ -45,8 +45,8 @@ def encode(
     """The .lic file of an image.
 
     image: the path of an image file; a Pillow image; a `lcodec.image.Picture`; or uint8 or uint16, (H, W, 3) RGB,
-    (H, W, 4) RGBA or (H, W) gray. Alpha, ICC profile, EXIF and XMP go along. orient: turn what comes from a file or
-    from Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they are.
+    (H, W, 4) RGBA, (H, W) or (H, W, 1) gray. Alpha, ICC profile, EXIF and XMP go along. orient: turn what comes from a
+    file or from Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they are.
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
     finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
     4, or the nearest that the model has. target_size (bytes, or "200kB"), target_bpp, target_psnr (dB): the quality
@@ -54,6 +54,8 @@ def encode(
     all if None.
     Raises InputError, ModelError, DeviceError, UsageError.
     """
+    import os
+
     import numpy as np
     import PIL.Image
 
@@ -68,8 +70,11 @@ def encode(
         picture = from_array(image)
     elif isinstance(image, PIL.Image.Image):
         picture = from_pillow(image, orient=orient)
-    else:
+    elif isinstance(image, str | os.PathLike):
         picture = read_image(image, orient=orient)
+    else:
+        hint = "a path, a Pillow image or an array, say PIL.Image.open(io.BytesIO(data))"
+        raise InputError(f"{type(image).__name__} is no image", hint)
     path = weights.find(model or weights.DEFAULT_MODEL)
     if weights.is_checkpoint(path):
         from lcodec.finalize import finalize_cached
@@ -83,14 +88,15 @@ def encode(
 
 
 def decode(
-    data: bytes,
+    data: bytes | str | os.PathLike[str],
     *,
     device: str = "auto",
     threads: int | None = None,
     max_pixels: int | None = None,
     limits: Limits | None = None,
 ) -> PIL.Image.Image:
-    """The image in a .lic file, in mode L, LA, RGB or RGBA, 16-bit gray in I;16, with its metadata in `info`.
+    """The image in a .lic file, of which the bytes or the path are given: in mode L, LA, RGB or RGBA, 16-bit gray in
+    I;16, with its metadata in `info`.
 
     Pillow has no 16-bit colour, so that is rounded to 8 bits; `decode_picture` keeps it. limits: see `lcodec.limits`,
     None for the usual ones. max_pixels: instead of theirs, if given. Raises StreamError, ModelError, DeviceError.
@@ -101,7 +107,7 @@ def decode(
 
 
 def decode_picture(
-    data: bytes,
+    data: bytes | str | os.PathLike[str],
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -110,17 +116,29 @@ def decode_picture(
 ) -> Picture:
     """The same as arrays: pixels and alpha of 8 or 16 bits, ICC profile, EXIF and XMP as bytes.
 
-    The model is found by the id in the file. Raises StreamError, ModelError, DeviceError.
+    The model is found by the id in the file. Raises StreamError, ModelError, DeviceError; InputError for a file that
+    cannot be read.
     """
     from lcodec import weights
     from lcodec.container import read_header
     from lcodec.limits import Limits
 
+    data = _read(data)
     path = weights.find(read_header(data).model_id.hex())
     limits = limits or Limits.from_environment()
     if max_pixels is not None:
         limits = replace(limits, pixels=max_pixels)
     return _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, limits=limits).picture
+
+
+def _read(data: bytes | str | os.PathLike[str]) -> bytes:
+    if isinstance(data, bytes | bytearray | memoryview):
+        return data
+    try:
+        with open(data, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"cannot read {data}: {(error.strerror or str(error)).lower()}") from error
 
 
 # A model takes far longer to load than an image to code, so the last ones stay; until their file changes.

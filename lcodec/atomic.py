@@ -51,12 +51,19 @@ def open_atomically(path: str | os.PathLike[str], overwrite: bool = False) -> It
     inside of the block counts as that.
     """
     try:
-        yield from _open(Path(os.path.realpath(path)), overwrite)
+        mode = _mode(Path(path))
+        if mode is not None and not stat.S_ISREG(mode):
+            # under its own name: that of a pipe behind /dev/stdout leads nowhere
+            with open(path, "wb") as file:
+                yield file
+        else:
+            yield from _open(Path(os.path.realpath(path)), mode is not None, overwrite)
     except FileExistsError:
         raise OutputError(f"{os.fspath(path)} exists", hint="--force overwrites it") from None
     except FileNotFoundError:
         folder = os.path.dirname(os.fspath(path)) or "."
-        raise OutputError(f"cannot write {os.fspath(path)}: no folder {folder}") from None
+        reason = "no such file" if os.path.isdir(folder) else f"no folder {folder}"
+        raise OutputError(f"cannot write {os.fspath(path)}: {reason}") from None
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -97,13 +104,8 @@ def _remove_if_stale(path: str, lock: Callable[[int, bool], None]) -> bool:
         os.close(descriptor)
 
 
-def _open(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
-    mode = _mode(path)
-    if mode is not None and not stat.S_ISREG(mode):
-        with open(path, "wb") as file:
-            yield file
-        return
-    if mode is not None and not overwrite:
+def _open(path: Path, exists: bool, overwrite: bool) -> Iterator[BinaryIO]:
+    if exists and not overwrite:
         raise FileExistsError(path)
     temporary = path  # until it has a name of its own
     try:

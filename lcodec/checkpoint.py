@@ -27,7 +27,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
     try:
         with open_atomically(path, overwrite=True) as f:
             torch.save({"format": FORMAT, **state}, f)
-    except RuntimeError as e:  # torch's own, when it could not write
+    except RuntimeError as e:
+        if "PytorchStream" not in str(e) and "inline_container" not in str(e):  # torch's own, when it could not write
+            raise
         raise OutputError(f"cannot write checkpoint {path}: {e}") from e
 
 

@@ -95,12 +95,13 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """Options of save: quality, model, target_size, target_bpp, target_psnr, device, threads as in `lcodec.encode`;
-    icc_profile, exif and xmp instead of what the image has, b"" or None for none. Orientation stays as it is.
+    """Options of save: quality, model, target_size, target_bpp, target_psnr, effort, device, threads as in
+    `lcodec.encode`; icc_profile, exif and xmp instead of what the image has, b"" or None for none. Orientation stays as
+    it is.
     """
     options = dict(image.encoderinfo)
     given = {key: options.pop(key) for key in ("icc_profile", "exif", "xmp") if key in options}
-    known = ("quality", "model", "target_size", "target_bpp", "target_psnr", "device", "threads")
+    known = ("quality", "model", "target_size", "target_bpp", "target_psnr", "effort", "device", "threads")
     arguments = {key: options[key] for key in known if key in options}
     if given:
         if isinstance(given.get("exif"), Image.Exif):

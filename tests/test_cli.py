@@ -225,6 +225,26 @@ def test_format_is_for_names_that_lcodec_makes(fake):
     assert "known are .png" in result.stderr
 
 
+def test_format_helps_where_the_name_says_none_and_does_not_contradict_it(fake):
+    picture("a.png")
+    assert run("encode", "a.png").exit_code == 0
+    assert run("decode", "a.lic", "-o", "without", "-f", "jpg").exit_code == 0
+    assert Path("without").read_bytes()[:2] == b"\xff\xd8"
+    assert run("decode", "a.lic", "-o", "b.jpeg", "-f", "jpg").exit_code == 0
+    result = run("decode", "a.lic", "-o", "c.png", "-f", "jpg")
+    assert result.exit_code == 2 and "another format" in result.output
+    assert not Path("c.png").exists()
+
+
+def test_pgm_is_for_gray(fake):
+    picture("a.png")
+    PIL.Image.fromarray(np.zeros((4, 5), np.uint8)).save("gray.png")
+    assert run("encode", "a.png", "gray.png").exit_code == 0
+    assert run("decode", "gray.lic", "-o", "gray.pgm").exit_code == 0
+    result = run("decode", "a.lic", "-o", "a.pgm")
+    assert result.exit_code == 2 and "gray only" in result.output and not Path("a.pgm").exists()
+
+
 def test_unknown_ending_is_refused_before_decoding(fake):
     Path("a.lic").write_bytes(stream(picture("x/a.png")))
     fake.loads.clear()
@@ -294,6 +314,30 @@ def test_folder_without_output_is_encoded_in_place(fake):
     picture("in/a.png")
     assert run("encode", "in").exit_code == 0
     assert names() == ["in/a.lic", "in/a.png"]
+
+
+def test_pattern_does_not_go_in_circles(fake):
+    Path("tree/deep").mkdir(parents=True)
+    picture("tree/deep/a.png")
+    os.symlink("..", "tree/deep/back")
+    os.symlink("deep", "tree/other")
+    assert run("encode", "tree/**/*.png", "-o", "out").exit_code == 0
+    assert [n for n in names("out") if n.endswith(".lic")] == ["deep/a.lic"]
+    assert run("encode", "tree/other/*.png", "-o", "named").exit_code == 0  # a link that is named is followed
+    assert names("named") == ["a.lic"]
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+def test_empty_name_is_a_usage_error(fake, command):
+    result = run(command, "")
+    assert result.exit_code == 2 and "name of an input is empty" in result.output
+
+
+@pytest.mark.parametrize("command, other, name", [("encode", "decode", "a.lic"), ("decode", "encode", "a.png")])
+def test_the_other_command_is_named_where_it_is_meant(fake, command, other, name):
+    Path(name).write_bytes(b"whatever")
+    result = run(command, name)
+    assert result.exit_code == 4 and f"lcodec {other}" in result.output
 
 
 def test_folder_without_images_is_an_error(fake):

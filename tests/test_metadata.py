@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -422,6 +423,81 @@ def test_alpha_can_be_dropped(fake, pixels):  # noqa: F811
     assert run("encode", "--drop-alpha", "a.png").exit_code == 0
     image = decoded()
     assert image.alpha is None and np.array_equal(image.pixels, pixels)
+
+
+def test_damaged_metadata_is_a_warning_or_with_strict_an_error(fake, pixels):  # noqa: F811
+    Path("a.png").write_bytes(saved(pixels, icc_profile=WIDE))
+    assert run("encode", "a.png").exit_code == 0
+    data = bytearray(Path("a.lic").read_bytes())
+    data[60] ^= 1
+    Path("a.lic").write_bytes(data)
+    result = run("decode", "a.lic", "-o", "b.png", "--strict")
+    assert result.exit_code == 6 and "ICC" in result.output and not Path("b.png").exists()
+    result = run("decode", "a.lic", "-o", "b.png")
+    assert result.exit_code == 0 and "skipped section ICC" in result.output
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_report_is_about_the_picture_as_it_was_written(fake, pixels, suffix):  # noqa: F811
+    Path("a.png").write_bytes(saved(pixels, exif=make_exif(6)))
+    assert run("encode", "a.png", "--orient", "keep").exit_code == 0
+    result = run("decode", "a.lic", "-o", f"b.{suffix}", "--orient", "apply" if suffix == "png" else "keep", "--json")
+    told = json.loads(result.stdout)
+    with PIL.Image.open(f"b.{suffix}") as image:
+        assert image.size == (told["width"], told["height"]) == (5, 7)
+
+
+@pytest.mark.parametrize("order, sizes", [("<", "HI"), (">", "IH"), ("<", "HH")])
+def test_what_exif_says_of_the_pixels_turns_with_them(pixels, order, sizes):
+    """Directories: the first with orientation and a link, that of sizes, and the one of a thumbnail."""
+    types = {"H": 3, "I": 4}
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+    first = struct.pack(order + "HHHIHHHHII", 2, 0x0112, 3, 1, 6, 0, 0x8769, 4, 1, 38) + struct.pack(order + "I", 68)
+    sides = struct.pack(order + "H", 2)
+    for tag, kind, value in ((0xA002, sizes[0], 7), (0xA003, sizes[1], 5)):
+        sides += struct.pack(order + "HHI", tag, types[kind], 1) + struct.pack(order + kind, value).ljust(4, b"\0")
+    thumbnail = struct.pack(order + "HHHIHHI", 1, 0x0103, 3, 1, 6, 0, 0)
+    exif = head + first + sides + bytes(4) + thumbnail
+    before = PIL.Image.Exif()
+    before.load(EXIF_PREFIX + exif)
+    assert (before[0x0112], before.get_ifd(0x8769)[0xA002], before.get_ifd(1)[0x0103]) == (6, 7, 6)
+
+    turned = upright(Picture(pixels, exif=exif))
+    after = PIL.Image.Exif()
+    after.load(EXIF_PREFIX + (turned.exif or b""))
+    inside = after.get_ifd(0x8769)
+    assert (after[0x0112], inside[0xA002], inside[0xA003]) == (1, 5, 7)
+    assert (turned.width, turned.height) == (5, 7)
+    assert not after.get_ifd(1)
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return png[:33] + chunk + png[33:]
+
+
+def test_display_p3_of_a_png_becomes_its_profile(pixels):
+    image = read_image(io.BytesIO(with_chunk(saved(pixels), b"cICP", bytes([12, 13, 0, 1]))))
+    assert image.warnings == () and profile.describe(image.icc or b"") == "Display P3"
+    to_srgb = PIL.ImageCms.buildTransform(
+        PIL.ImageCms.ImageCmsProfile(io.BytesIO(image.icc or b"")), PIL.ImageCms.createProfile("sRGB"), "RGB", "RGB"
+    )
+    seen = PIL.ImageCms.applyTransform(PIL.Image.new("RGB", (1, 1), (200, 100, 50)), to_srgb)
+    assert seen is not None
+    # by the matrices of IEC 61966-2-1 and SMPTE EG 432-1: linear P3 to linear sRGB
+    light = np.array([200, 100, 50]) / 255
+    light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+    light = np.array([[1.2249, -0.2247, 0], [-0.0420, 1.0419, 0], [-0.0197, -0.0786, 1.0979]]) @ light
+    expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
+    assert np.abs(np.array(seen.getpixel((0, 0))) - expected).max() < 2
+
+
+@pytest.mark.parametrize("values, warned", [((1, 13), False), ((9, 16), True), ((9, 18), True)])
+def test_other_colours_of_cicp_are_warned_of(pixels, values, warned):
+    image = read_image(io.BytesIO(with_chunk(saved(pixels), b"cICP", bytes([*values, 0, 1]))))
+    assert image.icc is None and ("cICP" in "".join(image.warnings)) == warned
+    both = with_chunk(saved(pixels, icc_profile=WIDE), b"cICP", bytes([*values, 0, 1]))
+    assert read_image(io.BytesIO(both)).icc == WIDE
 
 
 def test_strict_reading_names_the_file():

@@ -184,6 +184,23 @@ def test_odd_file_comes_back_as_what_it_was(codec, name):
     assert len(image.warnings) == warnings, image.warnings
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_gray_tiff_whose_zero_is_white_is_not_a_negative(order, dtype):
+    samples = noise(6, 9, dtype=dtype)
+    black, white = (tiff(samples[..., None], order, photometric) for photometric in (1, 0))
+    assert np.array_equal(read_image(io.BytesIO(black)).pixels, samples)
+    assert np.array_equal(read_image(io.BytesIO(white)).pixels, np.iinfo(dtype).max - samples)
+
+
+def test_bitmap_of_16_bits_a_pixel_loses_nothing():
+    rows = noise(4, 6, dtype=np.uint16) & 0x7FFF
+    info = struct.pack("<IiiHHIIiiII", 40, 6, 4, 1, 16, 0, rows.nbytes, 0, 0, 0, 0)
+    data = b"BM" + struct.pack("<IHHI", 54 + rows.nbytes, 0, 0, 54) + info + rows.astype("<u2").tobytes()
+    image = read_image(io.BytesIO(data))
+    assert image.warnings == () and image.pixels.shape == (4, 6, 3)
+
+
 def test_deep_tiffs_hold_the_samples_that_were_written():
     for order in "<>":
         samples = noise(8, 9, 4, dtype=np.uint16)

@@ -17,6 +17,7 @@ import lcodec.pillow
 from lcodec import container
 from lcodec.codec import Codec
 from lcodec.container import Container, Header
+from lcodec.errors import InputError
 from lcodec.image import Picture
 
 from .test_metadata import SRGB, make_exif, make_xmp
@@ -40,6 +41,26 @@ def codec(models) -> Codec:
 def full(codec, photo) -> bytes:
     alpha = np.random.default_rng(0).integers(0, 256, (48, 70), dtype=np.uint8)
     return codec.encode(Picture(photo[:48, :70], alpha, SRGB, make_exif(6), make_xmp()), 2.5).data
+
+
+def test_every_option_of_encode_can_be_given_to_save(monkeypatch, photo):
+    given: dict = {}
+    monkeypatch.setattr(lcodec, "encode", lambda picture, **options: given.update(options) or b"")
+    PIL.Image.fromarray(photo[:8, :8]).save(io.BytesIO(), "LIC", quality=2, effort=3, model="m", threads=1)
+    assert given == {"quality": 2, "effort": 3, "model": "m", "threads": 1}
+
+
+def test_api_takes_paths_and_names_what_it_cannot_take(full, tmp_path, photo, codec):
+    (tmp_path / "a.lic").write_bytes(full)
+    assert lcodec.decode(tmp_path / "a.lic", device="cpu").tobytes() == lcodec.decode(full, device="cpu").tobytes()
+    with pytest.raises(InputError, match="no.lic"):
+        lcodec.decode(str(tmp_path / "no.lic"))
+    for wrong in (b"bytes", [1, 2], None):
+        with pytest.raises(InputError, match="is no image"):
+            lcodec.encode(wrong)  # type: ignore[arg-type]
+    gray = photo[:16, :16, 0]
+    one, flat = (lcodec.encode(p, codec.name, 1, device="cpu", threads=1) for p in (gray[..., None], gray))
+    assert one == flat
 
 
 def test_open_tells_size_mode_and_info_without_decoding(full, codec, monkeypatch):

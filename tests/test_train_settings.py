@@ -191,6 +191,13 @@ def test_plateau_survives_a_restart(data, tmp_path, monkeypatch):
     assert resumed.learning_rate() == pytest.approx(1e-3 / 4)
 
 
+def test_a_run_is_not_resumed_for_another_lambda(data, tmp_path):
+    small = {**SMALL, "N": 8, "M": 8, "qualities": (0.0,)}
+    Trainer(Options(steps=1, lmbda=0.01, **small), data, None, tmp_path).save()
+    with pytest.raises(UsageError, match=r"trained for lambda 0\.01"):
+        Trainer(Options(steps=2, lmbda=0.02, **small), data, None, tmp_path, resume=True)
+
+
 def test_resuming_is_exact_where_a_validation_was_due(data, tmp_path, monkeypatch):
     """Broken off after a step that a validation was to follow: that is made up for."""
     monkeypatch.setattr("lcodec.train.loop.validation_loss", lambda rows, options: 1.0)  # never better

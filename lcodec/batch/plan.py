@@ -8,6 +8,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from lcodec.atomic import open_atomically, remove_stale, write_atomically
 from lcodec.batch.places import Place, Remote, is_url
 from lcodec.batch.sources import STREAM, Search, Source
 from lcodec.errors import OutputError, UsageError
+
+LIC_SUFFIX = ".lic"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Job:
 def write(job: Job, data: bytes, force: bool) -> None:
     """Put `data` where the job says, whole or not at all. Raises OutputError."""
     if job.target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with _stdout() as out:
+            out.write(data)
     elif isinstance(job.target, Remote):
         job.target.write_bytes(data, overwrite=force or job.overwrite)
     else:
@@ -63,14 +66,25 @@ def write_by(job: Job, produce: Callable[[BinaryIO], None], force: bool) -> int:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if job.target is None:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            with _stdout() as out:
+                shutil.copyfileobj(file, out)
         elif isinstance(job.target, Remote):
             write(job, file.read(), force)
         else:
             with open_atomically(job.target, overwrite=True) as device:
                 shutil.copyfileobj(file, device)
         return size
+
+
+@contextmanager
+def _stdout() -> Iterator[BinaryIO]:
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write stdout: {(error.strerror or str(error)).lower()}") from error
 
 
 def make_folder(job: Job) -> None:
@@ -148,6 +162,8 @@ class Plan:
         output = self.naming.output
         if output == STREAM and (self._several or self.naming.is_folder):
             raise UsageError("several outputs cannot all go to stdout", hint="-o FOLDER/ takes them")
+        if self.to_stdout and getattr(sys.stdout, "name", None) == os.devnull:
+            raise OutputError("stdout is closed")
         if self.to_stdout and sys.stdout.isatty():
             raise UsageError("binary data is not written to a terminal", hint="redirect it, or name a file with -o")
         if output is not None and not is_url(output) and self._into_folder and os.path.exists(output):
@@ -238,7 +254,12 @@ class Plan:
         if not os.path.exists(target):  # unlike Path.exists false for a name that is too long, say
             return True
         if self._is_input(target, job.source):
-            raise OutputError(f"{target} is an input", hint="choose another name with -o")
+            hint = "choose another name with -o"
+            if self.naming is not None and self.naming.output is None and not self._several:
+                # most likely the other command was meant
+                coded = target.suffix.lower() == LIC_SUFFIX
+                hint = "lcodec decode makes an image of it" if coded else "lcodec encode makes a .lic file of it"
+            raise OutputError(f"{target} is an input", hint=hint)
         if target.is_dir():
             raise OutputError(f"{target} is a folder")
         if target.is_file():

@@ -66,7 +66,7 @@ class Search:
 
     what: what is searched for, in the plural, for messages. Iterating walks the folders, each time anew: at most the
     names of one folder (or the hits of one pattern) are held. Hidden files and folders are passed over, links to
-    folders are not followed.
+    folders are not followed, but where a pattern without ** names them.
     """
 
     inputs: tuple[str, ...]
@@ -75,7 +75,9 @@ class Search:
 
     @classmethod
     def of(cls, inputs: Sequence[str], suffixes: Collection[str], what: str) -> Search:
-        """Raises UsageError when stdin is a terminal or mixed with files."""
+        """Raises UsageError when stdin is a terminal or mixed with files, or a name is empty."""
+        if "" in inputs:
+            raise UsageError("the name of an input is empty", hint="an unset variable of the shell, perhaps")
         if STREAM in inputs:
             if len(inputs) > 1:
                 raise UsageError("- (stdin) cannot be combined with other inputs")
@@ -145,6 +147,8 @@ class Search:
         root = Path(*parts[:first]) if first else Path()
         for text in sorted(glob.iglob(pattern, recursive=True)):
             path = Path(text)
+            if "**" in parts and any(p.is_symlink() for p in path.parents if p != root and p.is_relative_to(root)):
+                continue  # Python's ** follows links, in circles too
             if self._fits(path.name) and path.is_file():
                 yield Source(path, path.relative_to(root))
 

@@ -5,6 +5,8 @@ Each command is `command` in the module of its name. None of them imports torch 
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 import warnings
@@ -18,7 +20,7 @@ import click
 
 from lcodec import __version__
 from lcodec.cli.memory import restart_with_huge_pages
-from lcodec.cli.report import DEBUG, complain
+from lcodec.cli.report import DEBUG, complain, stdout_failed
 
 # What the list of commands says about each: to ask the modules would take longer than all else that --help does.
 COMMANDS = {
@@ -61,6 +63,10 @@ class Commands(click.Group):
             return result
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click itself is silent about a broken pipe
+        except OSError as error:
+            if _stdout_works():
+                ctx.exit(complain(error, debug=ctx.meta.get(DEBUG, False)))
+            raise
         except Exception as error:
             ctx.exit(complain(error, debug=ctx.meta.get(DEBUG, False)))
 
@@ -72,6 +78,10 @@ class Commands(click.Group):
             code = run()
         except click.ClickException as error:
             code = complain(error)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            code = complain(stdout_failed(error))
         except click.Abort:
             click.echo("lcodec: interrupted", err=True)
             code = INTERRUPTED
@@ -96,8 +106,28 @@ def main() -> None:
     if sys.argv[1:2] == ["train"]:
         restart_with_huge_pages()
     signal.signal(signal.SIGTERM, _terminate)
+    _repair_streams()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged images; what matters of it we say ourselves
     cli.main(prog_name="lcodec")
+
+
+def _repair_streams() -> None:
+    """Streams that the caller has closed lead nowhere, and none fails on a name that its encoding cannot show."""
+    # In this order, so that none gets the number of another, and what is opened later the number of none.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stdout_works() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from lcodec.cli import files, metadata, options
 from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
 from lcodec.cli.tally import rounded
-from lcodec.errors import Incomplete, UsageError
+from lcodec.errors import Corrupt, Incomplete, UsageError
 from lcodec.region import parse_region
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ def command(inputs: tuple[str, ...], format_: str | None, region: str | None, **
     --allow-partial fills each damaged slice with about the mean colour of its surroundings.
     """
     batch = options.take(files.Batch, values)
-    suffix = check_suffix("." + (format_ or DEFAULT_FORMAT).lower().removeprefix("."))
+    wanted = format_ and format_.lower().removeprefix(".")
+    suffix = check_suffix("." + (wanted or DEFAULT_FORMAT))
     part = None if region is None else parse_region(region)
     recipe = replace(options.take(Decoding, values), suffix=suffix, region=part)
     recipe.arguments()  # says at once what cannot be read
     plan = files.make_plan(inputs, batch, SUFFIXES, ".lic files", suffix)
     if plan.sole_target is not None and not is_special(plan.sole_target):
-        check_suffix(plan.sole_target.suffix)
+        _check_name(plan.sole_target.suffix, suffix if wanted else None)
 
     def show(record: dict[str, Any]) -> None:
         for message in record["warnings"]:
@@ -157,14 +159,14 @@ class Decoder:
                 with stages.networks():
                     begun = time.perf_counter()
                     result = codec.decode_bands(data, **how.arguments())
-                    picture = result.banded()
-                    size, lost = self._write_by_rows(job, picture)
+                    self._refuse_losses(job, result.warnings)
+                    size, picture, lost = self._write_by_rows(job, result.banded())
             else:
                 with stages.networks():
                     begun = time.perf_counter()
                     result = codec.decode(data, **how.arguments())
-                picture = result.picture
-                size, lost = self._write_whole(job, picture)
+                self._refuse_losses(job, result.warnings)
+                size, picture, lost = self._write_whole(job, result.picture)
         record = describe(job, len(data), size, codec, result, picture) | {"warnings": [*result.warnings, *lost]}
         if result.lost or result.alpha_lost:
             raise incomplete(record, result)
@@ -172,25 +174,33 @@ class Decoder:
         return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
 
     def _ending(self, job: Job) -> str:
-        return self.how.suffix if job.target is None or is_special(job.target) else job.target.suffix
+        from lcodec.image import OUTPUT_SUFFIXES
 
-    def _write_whole(self, job: Job, picture: Picture) -> tuple[int, list[str]]:
-        """Size of the file in bytes; what is lost in it."""
+        if job.target is None or is_special(job.target) or job.target.suffix.lower() not in OUTPUT_SUFFIXES:
+            return self.how.suffix
+        return job.target.suffix
+
+    def _refuse_losses(self, job: Job, skipped: Sequence[str]) -> None:
+        if self.how.strict and skipped:
+            raise Corrupt(f"{job.source.name}: {skipped[0]}", "without --strict this is a warning only")
+
+    def _write_whole(self, job: Job, picture: Picture) -> tuple[int, Picture, list[str]]:
+        """Size of the file in bytes; the picture as it is there; what is lost in it."""
         from lcodec.image import image_bytes
 
         how, ending = self.how, self._ending(job)
         picture, lost = metadata.fitted(picture, ending, how.strip, how.orient, how.strict)
         written = image_bytes(picture, ending)
         write(job, written, how.force)
-        return len(written), lost
+        return len(written), picture, lost
 
-    def _write_by_rows(self, job: Job, picture: BandedPicture) -> tuple[int, list[str]]:
+    def _write_by_rows(self, job: Job, picture: BandedPicture) -> tuple[int, BandedPicture, list[str]]:
         """The same; rows are written as they come, to where they are no output before all are there."""
         from lcodec.image import write_bands
 
         how, ending = self.how, self._ending(job)
         picture, lost = metadata.fitted(picture.ahead(), ending, how.strip, how.orient, how.strict)
-        return write_by(job, lambda file: write_bands(file, picture, ending), how.force), lost
+        return write_by(job, lambda file: write_bands(file, picture, ending), how.force), picture, lost
 
     def _codec(self, data: Buffer, model_id: bytes) -> Codec:
         """The codec for a file. Raises ModelError without its model."""
@@ -219,6 +229,16 @@ def check_suffix(suffix: str) -> str:
             hint=f"known are {' '.join(OUTPUT_SUFFIXES)}",
         )
     return suffix.lower()
+
+
+def _check_name(named: str, wanted: str | None) -> None:
+    """The ending of the name that -o gives, beside what -f wants. Raises UsageError."""
+    from lcodec.image import OUTPUT_SUFFIXES, format_of
+
+    if wanted is None:
+        check_suffix(named)
+    elif named.lower() in OUTPUT_SUFFIXES and format_of(named) != format_of(wanted):
+        raise UsageError(f"-o names a {named} file, -f another format, {wanted[1:]}", "one of the two is enough")
 
 
 def incomplete(record: dict[str, Any], result: DecodeResult | BandedDecoding) -> Incomplete:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import threading
 import traceback
@@ -11,7 +13,7 @@ from typing import Any, Protocol
 
 import click
 
-from lcodec.errors import LcodecError
+from lcodec.errors import LcodecError, OutputError
 
 DEBUG = "lcodec.debug"  # key in click's Context.meta
 PROGRESS_AFTER_S = 1.0
@@ -77,8 +79,24 @@ def printable(text: str) -> str:
 
 
 def print_json(record: dict[str, Any], file: Any = None) -> None:
-    """One JSON object on a line of its own, there at once for whoever reads along."""
-    print(json.dumps(record), file=file, flush=True)
+    """One JSON object on a line of its own, there at once for whoever reads along. Raises OutputError."""
+    _print(json.dumps(record), file)
+
+
+def _print(text: str, file: Any = None) -> None:
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise stdout_failed(error) from error
+
+
+def stdout_failed(error: OSError) -> OutputError:
+    """Where nothing can be printed, on a full disk say; what is left in the buffer would fail once more at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OutputError(f"cannot write stdout: {(error.strerror or str(error)).lower()}")
 
 
 def _describe(error: Exception) -> tuple[str, str | None, int]:
@@ -107,7 +125,7 @@ def print_result(line: str, record: dict[str, Any], *, verbose: bool, to_stderr:
         lines.append("  " + ", ".join(f"{key} {value:.3f} s" for key, value in record["seconds"].items()))
         if "digest" in record:
             lines.append(f"  latents {record['digest']}")
-    print(printable("\n".join(lines)), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    _print(printable("\n".join(lines)), sys.stderr if to_stderr else sys.stdout)
 
 
 class Step(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lcodec import weights
@@ -78,6 +79,8 @@ def finalize(
         network, tables_state = compressai.from_state(state)
     begin()
     done = finalize_network(network, tables_state, images, fp16=fp16, rounded=rounded, card={**origin, **(card or {})})
+    if fp16 or rounded:
+        _take_floats(network, done.model)
     quality_range = network.config.qualities
     step = max(1, (len(quality_range) - 1) // (REPORT_QUALITIES - 1))
     seen = report_images or images
@@ -99,6 +102,14 @@ def finalize(
     facts = {"report": report, "calibration": {"images": len(images), "pixels": sum(i[..., 0].size for i in images)}}
     done.model = replace(done.model, card={**done.model.card, **facts})
     return done
+
+
+def _take_floats(network: Network, model: weights.ModelFile) -> None:
+    """What is reported is what the model does, with transforms in the precision that it has."""
+    floats = model.floats()
+    for key, value in network.state_dict().items():
+        if key in floats:
+            value.copy_(torch.from_numpy(floats[key]))
 
 
 def finalize_network(
@@ -216,6 +227,7 @@ def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
     sources = image_sources(folder) if folder.exists() else []
     if not sources:
         raise InputError(f"no calibration images in {folder}")
-    step = max(1, len(sources) // MAX_CALIBRATION_IMAGES)
+    count = min(len(sources), MAX_CALIBRATION_IMAGES)
+    chosen = [sources[i * len(sources) // count] for i in range(count)]
     # copies, for a view would keep the whole photograph in memory
-    return [centre(s.read().rgb8(), MAX_CALIBRATION_PX).copy() for s in sources[::step][:MAX_CALIBRATION_IMAGES]]
+    return [centre(s.read().rgb8(), MAX_CALIBRATION_PX).copy() for s in chosen]

@@ -16,7 +16,16 @@ from lcodec.image.picture import Picture, to_8_bits, to_16_bits
 from lcodec.image.read import INPUT_SUFFIXES, Image, from_array, from_pillow, read_image
 from lcodec.image.rows import NotByRows, open_rows, usual_limit
 from lcodec.image.size import read_size
-from lcodec.image.write import OUTPUT_SUFFIXES, fit, image_bytes, pillow_mode, to_pillow, write_bands, write_image
+from lcodec.image.write import (
+    OUTPUT_SUFFIXES,
+    fit,
+    format_of,
+    image_bytes,
+    pillow_mode,
+    to_pillow,
+    write_bands,
+    write_image,
+)
 
 __all__ = [
     "INPUT_SUFFIXES",
@@ -35,6 +44,7 @@ __all__ = [
     "fill_transparent",
     "fill_transparent_bands",
     "fit",
+    "format_of",
     "from_array",
     "from_pillow",
     "image_bytes",

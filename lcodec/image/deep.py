@@ -41,7 +41,8 @@ def is_deep(image: PIL.Image.Image, raws: list[str]) -> bool:
     """Whether Pillow reduces 16-bit samples, which lie in the file in `raws`, to the 8 bits of its mode."""
     if image.mode.startswith(("I", "F")):
         return False
-    return any(";16" in raw for raw in raws) or bool(image.info.get("deep_ppm"))
+    # BGR;16 and BGR;15 of a BMP are bits a pixel
+    return any(";16" in raw and not raw.startswith("BGR;") for raw in raws) or bool(image.info.get("deep_ppm"))
 
 
 def read_deep(image: PIL.Image.Image, open_: Open, data: bytes) -> tuple[np.ndarray, np.ndarray | None] | None:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from lcodec.image.picture import P, Pictured
 
 _TAG = 0x0112
+_EXIF_DIRECTORY = 0x8769
+_SIDES = (0xA002, 0xA003)  # PixelXDimension, PixelYDimension
 _FORMATS = {1: "B", 3: "H", 4: "I"}  # types of TIFF that writers use for this tag
 # tiff:Orientation="6" and <tiff:Orientation>6</tiff:Orientation>
 _XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])(?=\s*[\"'<])")
@@ -44,11 +46,43 @@ def as_upright(picture: P) -> P:
     exif, xmp = picture.exif, picture.xmp
     place = _find(exif)
     if exif is not None and place is not None:
-        offset, format_, _ = place
+        offset, format_, stored = place
         exif = exif[:offset] + struct.pack(format_, 1) + exif[offset + struct.calcsize(format_) :]
+        if stored != 1:
+            exif = _turned(exif, format_[0], stored)
     if xmp is not None:
         xmp = _XMP.sub(rb"\g<1>1", xmp)
     return picture if (exif, xmp) == (picture.exif, picture.xmp) else replace(picture, exif=exif, xmp=xmp)
+
+
+def _turned(exif: bytes, order: str, stored: int) -> bytes:
+    """EXIF of a picture that is no longer turned: sizes in pixels change places, the thumbnail goes."""
+    made = bytearray(exif)
+    try:
+        (first,) = struct.unpack_from(order + "I", made, 4)
+        (count,) = struct.unpack_from(order + "H", made, first)
+        struct.pack_into(order + "I", made, first + 2 + 12 * count, 0)  # the place of the next directory
+        link = _directory(made, order, first).get(_EXIF_DIRECTORY)
+        if stored >= 5 and link is not None:
+            inside = _directory(made, order, struct.unpack_from(order + "I", made, link[0])[0])
+            sides = [(inside[tag][0], order + _FORMATS[inside[tag][1]]) for tag in _SIDES]
+            values = [struct.unpack_from(format_, made, at)[0] for at, format_ in sides]
+            for (at, format_), value in zip(sides, reversed(values), strict=True):
+                struct.pack_into(format_, made, at, value)
+    except (struct.error, KeyError):  # directories that reach beyond the end, or lack what would be changed
+        pass
+    return bytes(made)
+
+
+def _directory(exif: bytes | bytearray, order: str, start: int) -> dict[int, tuple[int, int]]:
+    """Where each tag with one value has it, and its type. Raises struct.error."""
+    found: dict[int, tuple[int, int]] = {}
+    (count,) = struct.unpack_from(order + "H", exif, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, type_, values = struct.unpack_from(order + "HHI", exif, entry)
+        if values == 1:
+            found.setdefault(tag, (entry + 8, type_))
+    return found
 
 
 def _find(exif: bytes | None) -> tuple[int, str, int] | None:
@@ -58,13 +92,9 @@ def _find(exif: bytes | None) -> tuple[int, str, int] | None:
         return None
     try:
         (first,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, first)
-        for entry in range(first + 2, first + 2 + 12 * count, 12):
-            tag, type_, values = struct.unpack_from(order + "HHI", exif, entry)
-            if tag == _TAG and type_ in _FORMATS and values == 1:
-                format_ = order + _FORMATS[type_]
-                (value,) = struct.unpack_from(format_, exif, entry + 8)
-                return (entry + 8, format_, value) if 1 <= value <= 8 else None
-    except struct.error:  # a directory that reaches beyond the end
-        pass
-    return None
+        at, type_ = _directory(exif, order, first)[_TAG]
+        format_ = order + _FORMATS[type_]
+        (value,) = struct.unpack_from(format_, exif, at)
+    except (struct.error, KeyError):  # a directory that reaches beyond the end, or says nothing of it
+        return None
+    return (at, format_, value) if 1 <= value <= 8 else None

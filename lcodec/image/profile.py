@@ -1,4 +1,4 @@
-"""ICC profiles as far as this program looks into them: what they are for, and one made from a PNG's gAMA and cHRM."""
+"""ICC profiles as far as this program looks into them: what they are for, and what a PNG says in other words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _HEADER_BYTES = 128
 _D50 = np.array([0.9642, 1.0, 0.8249])  # X, Y, Z of the ICC's white
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green, blue
+P3_CHROMATICITIES = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 SRGB_GAMMA = 0.45455
+CICP_SRGB, CICP_DISPLAY_P3 = (1, 13), (12, 13)  # primaries and transfer of ITU-T H.273
+_CURVE_POINTS = 1024
 
 
 def colour_space(profile: bytes) -> str | None:
@@ -42,8 +45,24 @@ def from_gamma(gamma: float, chromaticities: tuple[float, ...] | None, gray: boo
     gamma: exponent from light to samples, as in gAMA: 0.45455 for 1/2.2. chromaticities: x and y of white, red, green
     and blue; None for those of sRGB. ICC.1:2001 (version 2), colours adapted to D50 by Bradford.
     """
-    x = np.array(chromaticities or SRGB_CHROMATICITIES, np.float64).reshape(-1, 2)
-    if not 0.01 <= gamma <= 100 or x.shape != (4, 2) or (x[:, 1] <= 0).any():
+    if not 0.01 <= gamma <= 100:
+        return None
+    curve = struct.pack(">IH", 1, min(max(round(256 / gamma), 1), 65535))
+    return _made(f"PNG gamma {gamma:.5f}", chromaticities or SRGB_CHROMATICITIES, curve, gray)
+
+
+def display_p3() -> bytes | None:
+    """Display P3: its primaries, white of D65, the curve of sRGB (IEC 61966-2-1)."""
+    v = np.linspace(0, 1, _CURVE_POINTS)
+    light = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+    curve = struct.pack(">I", _CURVE_POINTS) + np.rint(65535 * light).astype(">u2").tobytes()
+    return _made("Display P3", P3_CHROMATICITIES, curve, False)
+
+
+def _made(name: str, chromaticities: tuple[float, ...], curve: bytes, gray: bool) -> bytes | None:
+    """curve: count and values of a tag "curv", from samples to light. None if the chromaticities make no sense."""
+    x = np.array(chromaticities, np.float64).reshape(-1, 2)
+    if x.shape != (4, 2) or (x[:, 1] <= 0).any():
         return None
     white, *primaries = (np.array([a / b, 1.0, (1 - a - b) / b]) for a, b in x)
     matrix = np.stack(primaries, axis=1)
@@ -63,9 +82,8 @@ def from_gamma(gamma: float, chromaticities: tuple[float, ...] | None, gray: boo
     def xyz(values: np.ndarray) -> bytes:
         return b"XYZ \0\0\0\0" + fixed(values)
 
-    name = f"PNG gamma {gamma:.5f}".encode()
-    text = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + b"\0" + bytes(8 + 3 + 67)
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, min(max(round(256 / gamma), 1), 65535))
+    text = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name.encode() + b"\0" + bytes(8 + 3 + 67)
+    curve = b"curv\0\0\0\0" + curve
     tags = {b"desc": text, b"cprt": b"text\0\0\0\0none\0", b"wtpt": xyz(_D50)}
     if gray:
         tags[b"kTRC"] = curve

@@ -32,6 +32,7 @@ INPUT_SUFFIXES = frozenset(
 
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 _READ_BYTES = 1 << 20
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +94,14 @@ def from_pillow(image: PIL.Image.Image, *, name: str = "image", orient: bool = T
 
 
 def from_array(pixels: np.ndarray, *, name: str = "array") -> Image:
-    """Wrap uint8 or uint16, (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) gray. Raises InputError for other shapes, types."""
+    """Wrap uint8 or uint16, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray.
+
+    Raises InputError for other shapes and types.
+    """
     alpha = None
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    elif pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels, alpha = pixels[..., :3], np.ascontiguousarray(pixels[..., 3])
     try:
         return Image(np.ascontiguousarray(pixels), alpha, name=name)
@@ -159,6 +165,17 @@ def check_png(file: BinaryIO, name: str) -> bool:
     return late
 
 
+def read_cicp(file: BinaryIO) -> bytes | None:
+    """The four bytes of a PNG's cICP: primaries, transfer, matrix (0) and range, numbered as in ITU-T H.273."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"cICP" and length == 4:
+            return file.read(4)
+        file.seek(length + 4, os.SEEK_CUR)
+    return None
+
+
 def too_large(name: str, what: str) -> InputError:
     return InputError(f"{name} has {what}", hint="--limit-pixels N allows more")
 
@@ -194,7 +211,7 @@ def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit
         elif mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
             plain = image.convert("RGB")  # YCbCr, HSV, RGBX
         pixels, alpha = _samples(plain, raws)
-    icc = _profile_or_gamma(image, icc, pixels.ndim == 2, told)
+    icc = own_profile(image, icc, pixels.ndim == 2, told, data)
     made = Image(pixels, alpha, icc, exif or read_exif(image), read_xmp(image), name=name)
     if image.format == "TIFF":
         made = as_upright(made)  # Pillow has turned it
@@ -242,6 +259,8 @@ def _deep_gray(image: PIL.Image.Image, name: str, raws: list[str]) -> tuple[np.n
         alpha = np.where(samples == transparency, 0, 65535).astype(np.uint16)
     if raws and raws[0].startswith("I;12"):
         samples = (samples * 65535 + 2047) // 4095
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        samples = 65535 - samples  # which Pillow does with 8 bits only
     return samples.astype(np.uint16), alpha
 
 
@@ -279,13 +298,30 @@ def _transformed(image: PIL.Image.Image, source: Any, target: Any) -> PIL.Image.
     return made
 
 
-def own_profile(image: PIL.Image.Image, gray: bool, told: list[str]) -> bytes | None:
-    """The colour profile of an image whose samples are taken as they are; `told` grows by what is odd about it."""
-    return _profile_or_gamma(image, image.info.get("icc_profile") or None, gray, told)
+def own_profile(
+    image: PIL.Image.Image, icc: bytes | None, gray: bool, told: list[str], source: Path | bytes | None
+) -> bytes | None:
+    """The colour profile of an image: `icc`, which the file has, or what a PNG says in other words.
 
-
-def _profile_or_gamma(image: PIL.Image.Image, icc: bytes | None, gray: bool, told: list[str]) -> bytes | None:
-    return _png_profile(image, gray) if icc is None else _checked_profile(icc, gray, told)
+    source: its file, where there is one. told grows by what is odd.
+    """
+    if icc is not None:
+        return _checked_profile(icc, gray, told)
+    if image.format != "PNG":
+        return None
+    cicp = None
+    if source is not None:
+        with open_binary(source) as file:
+            cicp = read_cicp(file)
+    if cicp is None:
+        return _png_profile(image, gray)
+    primaries, transfer = cicp[:2]
+    if (primaries, transfer) == profile.CICP_SRGB or (gray and transfer == profile.CICP_SRGB[1]):
+        return None
+    if (primaries, transfer) == profile.CICP_DISPLAY_P3:
+        return profile.display_p3()
+    told.append(f"colours of cICP {primaries}, {transfer} (primaries, transfer) are taken for sRGB")
+    return None
 
 
 def _checked_profile(icc: bytes, gray: bool, told: list[str]) -> bytes | None:
@@ -303,7 +339,7 @@ def _png_profile(image: PIL.Image.Image, gray: bool) -> bytes | None:
     """What gAMA and cHRM of a PNG say, as a profile, where that is not what everybody assumes anyway."""
     info = image.info
     gamma, chromaticities = info.get("gamma"), info.get("chromaticity")
-    if image.format != "PNG" or "srgb" in info or gamma is None:
+    if "srgb" in info or gamma is None:
         return None
     usual = profile.SRGB_CHROMATICITIES
     same = chromaticities is None or np.allclose(chromaticities, usual, atol=2e-3)

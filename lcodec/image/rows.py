@@ -57,7 +57,7 @@ def open_rows(source: Path | bytes, *, name: str, limit_pixels: int | None = Non
         told = ["only the first frame is used"] if image.format != "MPO" and frames(image) > 1 else []
         gray = channels <= 2
         height, width = _stored_size(image)
-        icc = own_profile(image, gray, told)
+        icc = own_profile(image, image.info.get("icc_profile") or None, gray, told, source)
         if image.format == "PPM":
             bands = _ppm_bands(source, _offset(image), height, width, channels, deep)
         else:

@@ -51,9 +51,11 @@ def fit(picture: P, suffix: str) -> tuple[P, list[str]]:
     """What the format of `suffix` can hold of a picture, and what is lost by that, in words.
 
     An orientation that the format has no place for is applied. Raises UsageError for a suffix that is not in
-    OUTPUT_SUFFIXES.
+    OUTPUT_SUFFIXES, and for colour in a PGM.
     """
-    kind = _kind(suffix)
+    kind = format_of(suffix)
+    if suffix.lower() == ".pgm" and not picture.gray:
+        raise UsageError("a .pgm file holds gray only", ".ppm is for colour")
     lost = []
     if picture.has_alpha and kind not in _HOLD_ALPHA:
         picture = picture.without_alpha()
@@ -77,7 +79,7 @@ def image_bytes(picture: Picture | np.ndarray, suffix: str) -> bytes:
     What the format cannot hold is left out, see `fit`. Raises UsageError for a suffix that is not in OUTPUT_SUFFIXES
     and for sizes that the format cannot hold.
     """
-    kind = _kind(suffix)
+    kind = format_of(suffix)
     picture, _ = fit(picture if isinstance(picture, Picture) else Picture(picture), suffix)
     buffer = io.BytesIO()
     if kind == "TIFF":
@@ -100,7 +102,7 @@ def write_bands(file: BinaryIO, picture: BandedPicture, suffix: str) -> None:
     PNG, PPM and TIFF take the memory of some rows. For the others Pillow holds the picture, with 4 bytes a pixel.
     Raises UsageError like image_bytes, and what its bands raise.
     """
-    kind = _kind(suffix)
+    kind = format_of(suffix)
     picture, _ = fit(picture, suffix)
     writer = {"PNG": write_png, "PPM": write_ppm, "TIFF": write_tiff}.get(kind)
     if writer is not None:
@@ -151,7 +153,7 @@ def pillow_mode(gray: bool, deep: bool, alpha: bool) -> str:
     return ("L" if gray else "RGB") + ("A" if alpha else "")
 
 
-def _kind(suffix: str) -> str:
+def format_of(suffix: str) -> str:
     kind = _FORMATS.get(suffix.lower())
     if kind is None:
         known = " ".join(OUTPUT_SUFFIXES)

@@ -152,6 +152,9 @@ class Trainer:
             before = state.get("options", {}).get("metric", "mse")
             if before != self.options.metric:
                 raise UsageError(f"{self.path} is trained for {before}", "a run for another metric begins with --init")
+            lmbda = float(state.get("options", {}).get("lmbda", 0.0))
+            if lmbda != self.options.lmbda:
+                raise UsageError(f"{self.path} is trained for lambda {lmbda:g}", "a run for another begins with --init")
             self.network.load_state_dict(state["network"])
         self.ranks.from_main(state and {k: v for k, v in state.items() if k not in ("network", "ema")})
         return state
@@ -197,14 +200,14 @@ class Trainer:
         row = {**agreed, "lr": lr, "grad_norm": norm}
         if math.isfinite(norm) and math.isfinite(row["loss"]):
             self.optimizer.step(lr)
-            if self.average is not None:
-                self.average.update(self.step)
             self.bad_steps = 0
         else:
             self.bad_steps += 1
             self.skipped += 1
             if self.bad_steps >= MAX_BAD_STEPS:
                 raise LcodecError(f"{self.bad_steps} steps in a row had a loss that is not finite", "lower --lr")
+        if self.average is not None:
+            self.average.update(self.step)
         self.step += 1
         self.watch.lap("optimizer")
         return row

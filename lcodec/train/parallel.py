@@ -9,6 +9,7 @@ reads and writes checkpoints, validates and keeps averaged weights; the others g
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ class Ranks:
         if self.world == 1:
             return module
         devices = [torch.device(device)] if device.startswith("cuda") else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for it, 2.4 does not know that
+            return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
 
 @contextmanager

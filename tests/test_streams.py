@@ -1,0 +1,101 @@
+"""Whatever a shell makes of stdin, stdout and stderr: closed, full, of another encoding, behind /dev/stdout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from lcodec.atomic import open_atomically, write_atomically
+from lcodec.errors import OutputError
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX shell")
+LCODEC = f"{sys.executable} -m lcodec"
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch, model_file):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save("a.png")
+    return tmp_path
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A line of sh, in which `lcodec` is ours and $MODEL a small model."""
+    from lcodec import weights
+
+    model = next(Path(os.environ[weights.ENVIRONMENT]).glob("tiny-mbt2018-mean.*"))
+    variables = {"PYTHONPATH": str(ROOT), "MODEL": str(model), "OMP_NUM_THREADS": "1", **environment}
+    script = f"lcodec() {{ {LCODEC} \"$@\"; }}\n{line}"
+    return subprocess.run(
+        ["sh", "-c", script], env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_pipe_behind_a_name_is_written_to():
+    read, write = os.pipe()
+    write_atomically(f"/dev/fd/{write}", b"through the pipe")
+    os.close(write)
+    with open(read, "rb") as file:
+        assert file.read() == b"through the pipe"
+
+
+def test_output_may_be_dev_stdout():
+    encode = "lcodec encode a.png --model $MODEL -o a.lic -q 1 >&2"
+    result = shell(f"{encode} && lcodec decode a.lic -f ppm -o /dev/stdout | head -c 2")
+    assert result.stdout.startswith("P6"), result.stderr
+
+
+def test_message_of_a_folder_that_is_there_does_not_miss_it():
+    with pytest.raises(OutputError, match="no such file"), open_atomically("/proc/lcodec.lic"):
+        pass
+
+
+def test_closed_stdout_costs_the_report_and_not_the_file():
+    result = shell("lcodec encode a.png --model $MODEL -o a.lic >&-")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert Path("a.lic").stat().st_size > 50
+
+
+def test_data_for_a_closed_stdout_are_refused():
+    result = shell("lcodec encode a.png --model $MODEL -o - >&-")
+    assert result.returncode == 4 and "stdout is closed" in result.stderr
+
+
+def test_closed_stderr_does_not_let_messages_into_the_data():
+    result = shell("lcodec encode nothing.png --model $MODEL -o - 2>&- > e.lic")
+    assert result.returncode == 3
+    assert Path("e.lic").read_bytes() == b""
+
+
+def test_closed_stdin_is_an_input_error():
+    result = shell("lcodec encode - --model $MODEL -o a.lic <&-")
+    assert result.returncode == 3 and "internal" not in result.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", ["encode a.png --model $MODEL -o -", "encode a.png --model $MODEL", "--help", "--version"]
+)
+def test_full_stdout_is_an_output_error(arguments):
+    result = shell(f"lcodec {arguments} > /dev/full")
+    assert result.returncode == 4
+    message = "cannot write stdout: no space left on device\n"
+    assert result.stderr in (f"lcodec: error: {message}", f"lcodec: error: a.png: {message}")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_name_that_stdout_cannot_show_stops_no_batch(encoding):
+    Path("many").mkdir()
+    for name in ("a\u5199.png", "b.png"):
+        os.link("a.png", f"many/{name}")
+    result = shell("lcodec encode many --model $MODEL -o out", PYTHONIOENCODING=encoding)
+    assert result.returncode == 0, result.stderr
+    assert len(list(Path("out").iterdir())) == 2 and "\\u5199" in result.stdout
