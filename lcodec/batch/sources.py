@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import mmap
 import os
@@ -145,10 +146,7 @@ class Search:
         parts = Path(pattern).parts
         first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         root = Path(*parts[:first]) if first else Path()
-        for text in sorted(glob.iglob(pattern, recursive=True)):
-            path = Path(text)
-            if "**" in parts and any(p.is_symlink() for p in path.parents if p != root and p.is_relative_to(root)):
-                continue  # Python's ** follows links, in circles too
+        for path in sorted(set(_expand(root, parts[first:])), key=os.fspath):
             if self._fits(path.name) and path.is_file():
                 yield Source(path, path.relative_to(root))
 
@@ -163,6 +161,35 @@ class Search:
                 relative = place.url[len(root) :].lstrip("/")
                 if not any(part.startswith(".") for part in relative.split("/")):
                     yield Source(place, Path(relative))
+
+
+def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """What matches a pattern below a folder. Like `glob.glob`, whose ** follows links though, in circles too."""
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from _expand(folder, rest or ("*",))
+        for entry in _entries(folder):
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                yield from _expand(folder / entry.name, parts)
+        return
+    if not glob.has_magic(part):
+        names = [part] if os.path.lexists(folder / part) else []
+    else:
+        names = [e.name for e in _entries(folder) if part.startswith(".") or not e.name.startswith(".")]
+        names = fnmatch.filter(names, part)
+    for name in names:
+        if not rest:
+            yield folder / name
+        elif os.path.isdir(folder / name):
+            yield from _expand(folder / name, rest)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # what cannot be looked into matches nothing
+        return []
 
 
 def _unreadable(error: OSError, root: Path) -> Source:

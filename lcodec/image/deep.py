@@ -23,7 +23,7 @@ TIFF_ADDITIONS = {
     (prefix, 1, (1,), 1, (16, 16), (extra,)): ("RGBA", f"LA;16{order}")
     for prefix, order in ((b"II", "L"), (b"MM", "B"))
     for extra in (0, 1, 2)
-}
+} | {(b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B")}  # white is zero, which of the other byte order it knows
 
 Open = Callable[[], PIL.Image.Image]
 
