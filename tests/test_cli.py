@@ -741,6 +741,8 @@ def test_info_does_not_load_torch(tmp_path):
 def test_models_are_listed_with_the_default_marked(fake):
     text = run("models").stdout
     assert "* fake" in text and "mbt2018, qualities 1 to 8" in text and "1.23 MB" in text
+    assert run("models", "list").stdout == text
+    assert run("models", "list", "--json").stdout == run("models", "--json").stdout
     record = json.loads(run("models", "--json").stdout)
     assert record["default"] is True
     assert record["qualities"] == [1, 8]

@@ -51,6 +51,14 @@ def command(ctx: click.Context, as_json: bool) -> None:
         raise UsageError(f"--json belongs behind {ctx.invoked_subcommand}")
 
 
+@command.command("list")
+@options.as_json
+@options.debug
+def list_command(as_json: bool) -> None:
+    """List the models, as without a subcommand."""
+    list_models(as_json)
+
+
 def list_models(as_json: bool) -> None:
     from lcodec import weights
     from lcodec.zoo import rates
