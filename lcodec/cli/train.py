@@ -164,7 +164,7 @@ def command(
             Photographs(valid, limit, tell, limit_images=valid_images) if valid else None,
             out,
             resume=resume,
-            init=weights.find(init) if init else None,
+            init=_source(init) if init else None,
             report=progress.show,
             workers=workers,
             ranks=ranks,
@@ -182,6 +182,12 @@ def command(
         print_json({"state": state, "step": trainer.step, "seconds": seconds, "checkpoint": str(trainer.path)})
         return
     click.echo(f"{state} after {trainer.step} steps, {trainer.seconds / 3600:.2f} h: {trainer.path}")
+
+
+def _source(init: str) -> Path:
+    """A file, or a model by its name. Raises ModelError."""
+    path = Path(init)
+    return path if path.suffix or path.exists() else weights.find(init)
 
 
 def _said(parameter: str) -> bool:

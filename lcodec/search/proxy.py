@@ -6,6 +6,7 @@ nearly the same scales and means (their bits differ by about 0.1 %).
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,9 @@ class Proxy:
         _freeze_gdn(self.network.g_s)
         self.kind = self.network.config.arch.entropy
         self.amp = has_fast_bfloat16(self.device)
+        self.exact_g_s = self.network.g_s
         if self.amp:
+            self.exact_g_s = copy.deepcopy(self.network.g_s)
             _store_as_bfloat16(self.network)
 
     def at(self, quality: float) -> ProxyAt:
@@ -77,6 +80,14 @@ class ProxyAt:
         """x_hat (1, 3, H, W), float32, not clamped."""
         with torch.autocast(self.proxy.device.type, torch.bfloat16, enabled=self.proxy.amp):
             return self.proxy.network.g_s(y_hat * self.inverse_gain).float()
+
+    def shift(self, y_hat: Tensor) -> Tensor | float:
+        """What bfloat16 makes of a picture, most of all of its mean colour: x_hat less the one in float32."""
+        if not self.proxy.amp:
+            return 0.0
+        with torch.no_grad():
+            exact: Tensor = self.proxy.exact_g_s(y_hat * self.inverse_gain)
+            return self.synthesise(y_hat) - exact
 
     def density(self, z_hat: Tensor | None, y_hat: Tensor) -> Density:
         """y_hat: what the context sees; not used by the other families."""
@@ -136,6 +147,7 @@ class Distortion:
         self.pixels = picture.shape[0] * picture.shape[1]
         rows, columns = y_hat.shape[2:]
         self.padding = (block.left, columns - block.right, block.top, rows - block.bottom)
+        self.shift: Tensor | float | None = None  # as it is where the search begins
 
     @property
     def defined(self) -> bool:
@@ -145,7 +157,10 @@ class Distortion:
     def picture_of(self, y_hat: Tensor) -> Tensor:
         """x_hat where pixels count, as the decoder gives it but for the rounding to whole samples."""
         whole = F.pad(y_hat, self.padding) + self.surroundings
-        x_hat = self.proxy.synthesise(whole.contiguous(memory_format=torch.channels_last))
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        if self.shift is None:
+            self.shift = self.proxy.shift(whole.detach())
+        x_hat = self.proxy.synthesise(whole) - self.shift
         row, column = self.offset
         x_hat = x_hat[:, :, row : row + self.x.shape[2], column : column + self.x.shape[3]].clamp(0, 1)
         return x_hat.mean(1, keepdim=True) if self.x.shape[1] == 1 else x_hat
