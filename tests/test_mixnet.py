@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +183,41 @@ def test_panels_of_taps_that_do_not_fit_are_refused() -> None:
     for size, outputs in ((30, 32), (32, 40), (0, 32)):
         with pytest.raises(ValueError, match="do not fit"):
             _mixnet.pack_panels([(tap, size, False)], outputs)
+
+
+INTERRUPTED = """
+import sys, threading
+import numpy as np
+from lcodec import weights
+from lcodec.cpu import pack
+from lcodec.cpu._mixnet import MixNet
+
+model = weights.load(weights.find(sys.argv[1]))
+net = MixNet(pack.pack({k: v for k, v in model.floats().items() if k.startswith(("g_a.", "g_s.", "h_a."))}))
+join, interrupts = threading.Thread.join, 0
+
+def interrupted(thread, timeout=None):
+    raise KeyboardInterrupt
+
+for i in range(20):
+    y_hat = np.ones((16 + 4 * (i % 3), 16, net.M), np.int32)
+    threading.Thread.join = interrupted
+    try:
+        net.synthesise(y_hat, np.ones(net.M, np.float32), threads=4)
+    except KeyboardInterrupt:
+        interrupts += 1
+    del y_hat
+threading.Thread.join = join
+for thread in threading.enumerate():
+    if thread.name.startswith("lcodec-"):
+        thread.join()
+print(interrupts)
+"""
+
+
+def test_threads_that_an_interrupt_leaves_behind_keep_their_memory(models):
+    """Else they write into what is something else by then."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(models["lc-s"])], capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"20\n"), done.stderr.decode()[-1000:]

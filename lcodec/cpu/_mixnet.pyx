@@ -148,6 +148,19 @@ def pack_panels(taps, Py_ssize_t outputs):
     return packed
 
 
+cdef class _Job:
+    """Owns the buffers of one call, and what threads that outlive it (an interrupt leaves them behind) still need."""
+
+    cdef lc_mix_job c
+    cdef object keep  # what `c` points into
+
+    def __cinit__(self):
+        memset(&self.c, 0, sizeof(self.c))
+
+    def __dealloc__(self):
+        lc_mix_job_free(&self.c)
+
+
 cdef class MixNet:
     """The three networks of a `lcodec.cpu.pack.PackedNet`, in a form that threads may share.
 
@@ -222,7 +235,7 @@ cdef class MixNet:
             ValueError: shape or type do not fit.
             UsageError: the instruction set is not available, or the number of threads is out of range.
         """
-        cdef lc_mix_job job
+        cdef _Job job = _Job()
         cdef const uint8_t[::1] samples
         cdef float[:, :, ::1] out
         if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.dtype not in (np.uint8, np.uint16):
@@ -234,27 +247,28 @@ cdef class MixNet:
         samples = pixels.reshape(-1).view(np.uint8)
         y = np.empty((height // 16, width // 16, self.M), np.float32)
         out = y
-        memset(&job, 0, sizeof(job))
-        job.kind, job.height, job.width = LC_MIX_ANALYSIS, height // 8, width // 8
-        job.deep, job.n_colours = pixels.dtype == np.uint16, pixels.shape[2]
-        job.pixels_in, job.out = &samples[0], &out[0, 0, 0]
-        self._run(&job, threads, isa)
+        job.c.kind, job.c.height, job.c.width = LC_MIX_ANALYSIS, height // 8, width // 8
+        job.c.deep, job.c.n_colours = pixels.dtype == np.uint16, pixels.shape[2]
+        job.c.pixels_in, job.c.out = &samples[0], &out[0, 0, 0]
+        job.keep = (self, pixels, y)
+        self._run(job, threads, isa)
         return y
 
     def hyper_analyse(self, y, int threads=1, isa=None):
         """h_a of y float32 (h, w, C), C <= M, gains applied, h and w multiples of 4 -> z float32 (h/4, w/4, N)."""
-        cdef lc_mix_job job
+        cdef _Job job = _Job()
         cdef const float[:, :, ::1] c_y
         cdef float[:, :, ::1] out
         if y.ndim != 3 or y.dtype != np.float32 or not 1 <= y.shape[2] <= self.M or y.shape[0] % 4 or y.shape[1] % 4:
             raise ValueError(f"y is {y.dtype} {y.shape}")
-        c_y = np.ascontiguousarray(y)
+        y = np.ascontiguousarray(y)
+        c_y = y
         z = np.empty((y.shape[0] // 4, y.shape[1] // 4, self.N), np.float32)
         out = z
-        memset(&job, 0, sizeof(job))
-        job.kind, job.height, job.width, job.y_channels = LC_MIX_HYPER, y.shape[0], y.shape[1], y.shape[2]
-        job.y, job.out = &c_y[0, 0, 0], &out[0, 0, 0]
-        self._run(&job, threads, isa)
+        job.c.kind, job.c.height, job.c.width, job.c.y_channels = LC_MIX_HYPER, y.shape[0], y.shape[1], y.shape[2]
+        job.c.y, job.c.out = &c_y[0, 0, 0], &out[0, 0, 0]
+        job.keep = (self, y, z)
+        self._run(job, threads, isa)
         return z
 
     def synthesise(self, y_hat, scale, bint gray=False, bint deep=False, int threads=1, isa=None):
@@ -267,7 +281,7 @@ cdef class MixNet:
         Returns:
             (16 h, 16 w, 3 or 1) uint8 or uint16, clamped and rounded.
         """
-        cdef lc_mix_job job
+        cdef _Job job = _Job()
         cdef const int32_t[:, :, ::1] c_y
         cdef const float[::1] c_scale
         cdef uint8_t[::1] out
@@ -275,31 +289,32 @@ cdef class MixNet:
             raise ValueError(f"y_hat is {y_hat.dtype} {y_hat.shape}")
         if scale.dtype != np.float32 or scale.shape != y_hat.shape[2:]:
             raise ValueError(f"scale is {scale.dtype} {scale.shape}")
-        c_y, c_scale = np.ascontiguousarray(y_hat), np.ascontiguousarray(scale)
+        y_hat, scale = np.ascontiguousarray(y_hat), np.ascontiguousarray(scale)
+        c_y, c_scale = y_hat, scale
         height, width = y_hat.shape[:2]
         pixels = np.empty((16 * height, 16 * width, 1 if gray else 3), np.uint16 if deep else np.uint8)
         out = pixels.reshape(-1).view(np.uint8)
-        memset(&job, 0, sizeof(job))
-        job.kind, job.height, job.width, job.y_channels = LC_MIX_SYNTHESIS, 2 * height, 2 * width, y_hat.shape[2]
-        job.deep, job.n_colours = deep, 1 if gray else 3
-        job.y_hat, job.scale, job.pixels_out = &c_y[0, 0, 0], &c_scale[0], &out[0]
-        self._run(&job, threads, isa)
+        job.c.kind, job.c.height, job.c.width, job.c.y_channels = LC_MIX_SYNTHESIS, 2 * height, 2 * width, y_hat.shape[2]
+        job.c.deep, job.c.n_colours = deep, 1 if gray else 3
+        job.c.y_hat, job.c.scale, job.c.pixels_out = &c_y[0, 0, 0], &c_scale[0], &out[0]
+        job.keep = (self, y_hat, scale, pixels)
+        self._run(job, threads, isa)
         return pixels
 
-    cdef int _run(self, lc_mix_job *job, int threads, isa) except -1:
+    cdef int _run(self, _Job job, int threads, isa) except -1:
         if not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"number of threads {threads} is not within 1 .. {MAX_THREADS}")
-        job.net, job.kernels = &self.c, _kernels(isa)
-        status = lc_mix_job_init(job, threads)
+        job.c.net, job.c.kernels = &self.c, _kernels(isa)
+        status = lc_mix_job_init(&job.c, threads)
         if status == LC_NO_MEMORY:
             raise MemoryError
         if status != LC_OK:
-            raise ValueError(f"a picture of {job.width} x {job.height} patches cannot be")
+            raise ValueError(f"a picture of {job.c.width} x {job.c.height} patches cannot be")
 
         def work(rank):
             cdef int32_t c_rank = rank
             with nogil:
-                lc_mix_worker(job, c_rank)
+                lc_mix_worker(&job.c, c_rank)
 
         helpers = []
         try:
@@ -309,11 +324,10 @@ cdef class MixNet:
                     helper.start()
                     helpers.append(helper)
             except BaseException:
-                lc_team_fail(&job.team, LC_NO_MEMORY)  # those who wait for the one that did not start leave
+                lc_team_fail(&job.c.team, LC_NO_MEMORY)  # those who wait for the one that did not start leave
                 raise
             work(0)
         finally:
             for helper in helpers:
                 helper.join()
-            lc_mix_job_free(job)
         return 0
