@@ -32,7 +32,7 @@ else:
 # What link(2) answers on file systems without hard links (FAT, some network mounts).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
-_NAME_LENGTH = 60  # of the real name in a temporary one, which must not exceed the usual limit of 255 bytes
+_NAME_BYTES = 200  # of the real name in a temporary one, which must not exceed the usual limit of 255
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, overwrite: bool = False) -> None:
@@ -45,7 +45,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, overwrite: bool 
 def open_atomically(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[BinaryIO]:
     """A binary file to write to, which appears as `path` when the block ends without an error.
 
-    A symbolic link is followed; a device or a pipe is written directly, for there is nothing to rename.
+    A file that is overwritten leaves its permissions to the new one. A symbolic link is followed; a device or a pipe is
+    written directly, for there is nothing to rename.
     Nothing is left behind on any error, Ctrl-C included. Raises OutputError when the file exists and
     `overwrite` is false, even if it has appeared only meanwhile, and when the operating system refuses; an OSError
     inside of the block counts as that.
@@ -57,7 +58,7 @@ def open_atomically(path: str | os.PathLike[str], overwrite: bool = False) -> It
             with open(path, "wb") as file:
                 yield file
         else:
-            yield from _open(Path(os.path.realpath(path)), mode is not None, overwrite)
+            yield from _open(Path(os.path.realpath(path)), mode, overwrite)
     except FileExistsError:
         raise OutputError(f"{os.fspath(path)} exists", hint="--force overwrites it") from None
     except FileNotFoundError:
@@ -104,19 +105,26 @@ def _remove_if_stale(path: str, lock: Callable[[int, bool], None]) -> bool:
         os.close(descriptor)
 
 
-def _open(path: Path, exists: bool, overwrite: bool) -> Iterator[BinaryIO]:
-    if exists and not overwrite:
+def _open(path: Path, mode: int | None, overwrite: bool) -> Iterator[BinaryIO]:
+    """mode: of the file that is there, None if there is none."""
+    if mode is not None and not overwrite:
         raise FileExistsError(path)
     temporary = path  # until it has a name of its own
+    name = path.name
+    while len(os.fsencode(name)) > _NAME_BYTES:
+        name = name[:-1]
     try:
         while True:
-            temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.urandom(6).hex()}.tmp")
+            temporary = path.with_name(f".{name}.{os.urandom(6).hex()}.tmp")
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
             )
             with open(descriptor, "wb") as file:
                 if not _claim(descriptor):
                     continue
+                if mode is not None and hasattr(os, "fchmod"):
+                    with contextlib.suppress(OSError):  # a file system without permissions
+                        os.fchmod(descriptor, stat.S_IMODE(mode))
                 yield file
                 file.flush()
                 os.fsync(descriptor)

@@ -17,6 +17,7 @@ from lcodec import weights
 from lcodec.atomic import open_atomically
 from lcodec.errors import ModelError, OutputError
 from lcodec.nets import NetConfig, Network, compressai
+from lcodec.nets.network import empty_network, fill_network
 
 FORMAT = "lcodec-checkpoint-1"
 KNOWN = "known are checkpoints of lcodec train and of CompressAI's bmshj2018, mbt2018 and cheng2020"
@@ -57,8 +58,8 @@ def is_ours(state: dict[str, Any]) -> bool:
 def network_of(state: dict[str, Any], averaged: bool = True) -> Network:
     """The network of one of our checkpoints, by default with its averaged (EMA) weights, in eval mode. ModelError."""
     try:
-        network = Network(NetConfig.from_json(state["config"]))
-        network.load_state_dict(state["ema" if averaged else "network"])
+        network = empty_network(NetConfig.from_json(state["config"]))
+        fill_network(network, state["ema" if averaged else "network"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as e:  # the last one from load_state_dict
         raise ModelError("the checkpoint lacks tensors, or has others than its network") from e
     return network.eval()
@@ -74,23 +75,22 @@ def open_network(path: Path) -> Network:
 
 def network_of_model(model: weights.ModelFile) -> Network:
     """The network of a finalized model: the integer layers with the weights that their integers stand for."""
-    network = Network(NetConfig.from_json(model.config))
-    state = network.state_dict()
+    network = empty_network(NetConfig.from_json(model.config))
+    names = {module: name for name, module in network.named_modules()}
     floats = model.floats()
+    own = network.state_dict()
+    state = {key: torch.from_numpy(value) for key, value in floats.items() if key in own}
     try:
-        for key, value in floats.items():
-            if key in state:
-                state[key].copy_(torch.from_numpy(value))
-        with torch.no_grad():
-            for part in ("h_s", "context", "entropy_parameters"):
-                for i, layer in enumerate(_linear_layers(network, part)):
-                    scale = torch.from_numpy(floats[f"{part}.{i}.weight_scale"])
-                    weight = torch.from_numpy(model.tensors[f"int.{part}.{i}.weight"].astype(np.float32))
-                    shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-                    layer.weight.copy_(weight * scale[:, 0].reshape(shape))
-                    bias = torch.from_numpy(model.tensors[f"int.{part}.{i}.bias"].astype(np.float32))
-                    if layer.bias is not None:
-                        layer.bias.copy_(bias * scale[:, 1])
+        for part in ("h_s", "context", "entropy_parameters"):
+            for i, layer in enumerate(_linear_layers(network, part)):
+                scale = torch.from_numpy(floats[f"{part}.{i}.weight_scale"])
+                weight = torch.from_numpy(model.tensors[f"int.{part}.{i}.weight"].astype(np.float32))
+                shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+                state[f"{names[layer]}.weight"] = weight * scale[:, 0].reshape(shape)
+                bias = torch.from_numpy(model.tensors[f"int.{part}.{i}.bias"].astype(np.float32))
+                if layer.bias is not None:
+                    state[f"{names[layer]}.bias"] = bias * scale[:, 1]
+        fill_network(network, state)
     except (KeyError, RuntimeError, IndexError) as e:
         raise ModelError(f"model {model.name} cannot be trained further: it lacks what that needs ({e})") from e
     return network.eval()

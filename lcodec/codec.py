@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lcodec import container, weights
-from lcodec.container import Container, Header
+from lcodec.container import METADATA_LIMIT_BYTES, Container, Header
 from lcodec.cores import MAX_THREADS, available_cores
 from lcodec.decoder import (
     LatentsDigest,
@@ -294,7 +294,11 @@ class Codec:
         return quality_to_code(quality)
 
     def _container(self, picture: BandedPicture, quality_code: int, alpha: bytes | None, slice_log2: int) -> Container:
-        """The file without its slices."""
+        """The file without its slices. Raises UsageError for metadata that no decoder takes unasked."""
+        size = sum(len(part) for part in (picture.icc, picture.exif, picture.xmp) if part is not None)
+        if size > METADATA_LIMIT_BYTES:
+            what = f"{size} bytes of metadata are more than the {METADATA_LIMIT_BYTES} that decoders take"
+            raise UsageError(what, "leave out what is not needed, see --strip")
         header = Header(
             picture.width, picture.height, self.file.stream_id, quality_code, slice_log2, picture.gray, picture.deep
         )

@@ -98,9 +98,10 @@ class LatentBands:
 
     @property
     def bytes_at_a_time(self) -> int:
-        """Of latents: the band in work and the one before it, which synthesis still needs."""
+        """Of latents: the band in work, the one before it, which synthesis still needs, and slices being decoded."""
         rows = max((group[-1].y0 + group[-1].h - group[0].y0 for group in self._groups), default=0)
-        return 2 * 4 * rows * self.width * self._entropy.M
+        positions = max((min(self._threads, len(g)) * max(s.h * s.w for s in g) for g in self._groups), default=0)
+        return 2 * 4 * rows * self.width * self._entropy.M + positions * self._entropy.bytes_per_latent
 
     def __iter__(self) -> Iterator[np.ndarray]:
         above: np.ndarray | None = None
@@ -231,7 +232,7 @@ def integer_model(model: weights.ModelFile) -> IntegerEntropyModel:
 
 @lru_cache(maxsize=4)
 def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
-    model = weights.load(path, integers_only=True)
+    model = weights.load(path)  # all of it: a digest made with damaged integers would say that the file differs
     return model, integer_model(model)
 
 

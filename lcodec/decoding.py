@@ -70,10 +70,17 @@ class Decoding:
         self._latents = LatentBands(
             box, model, entropy, threads, rows=rows, columns=columns, tolerant=allow_partial, limits=limits
         )
+        limits.check_memory(self._bytes_at_a_time)
         self._scale = transforms.inverse_gain(known_quality(header, model)) * np.float32(2.0**-entropy.fy)
         self.seconds: dict[str, float] = {}
         self.digest: str | None = None
         self.lost: list[Region] = []
+
+    @property
+    def _bytes_at_a_time(self) -> int:
+        """Of latents, and of alpha, whose rows are as wide as the file's whatever the region is."""
+        rows = 0 if self._alpha is None else 4 * self.header.width * np.dtype(self.dtype).itemsize
+        return self._latents.bytes_at_a_time + rows
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
@@ -129,8 +136,10 @@ class Decoding:
         rows = alpha_rows(payload, header.height, header.width, header.deep)
         given = 0
         try:
+            start = time.perf_counter()
             for _ in range(region.y):
                 next(rows)
+                self._limits.check_seconds("decoding of alpha", time.perf_counter() - start)
             for row in rows:
                 if given < region.height:
                     given += 1
@@ -163,7 +172,7 @@ class Decoding:
     def whole(self) -> Picture:
         """All of it in memory."""
         size = self.height * self.width * self.channels * np.dtype(self.dtype).itemsize
-        self._limits.check_memory(size + self._latents.bytes_at_a_time)
+        self._limits.check_memory(size + self._bytes_at_a_time)
         return self.banded().whole()
 
 

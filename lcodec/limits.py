@@ -96,7 +96,10 @@ def parse_size(text: str) -> int:
     unit = match[2].lower() if match else None
     if match is None or unit not in SIZE_UNITS:
         raise UsageError(f"{text!r} is no size", "for example 200kB, 1.5MiB or 65536")
-    return int(float(match[1]) * SIZE_UNITS[unit])
+    size = float(match[1]) * SIZE_UNITS[unit]
+    if size >= 1 << 62:
+        raise UsageError(f"a size of {text[:20]}… cannot be")
+    return int(size)
 
 
 def _value(name: str, text: str) -> float | None:

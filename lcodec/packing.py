@@ -50,6 +50,9 @@ def pack(array: np.ndarray) -> tuple[str, bytes]:
 
 def check_total(packed: Mapping[str, tuple[str, str, Sequence[int]]]) -> None:
     """Kind, dtype and shape of each tensor: raises ModelError if together they are larger than a model can be."""
+    for _, _, shape in packed.values():
+        if not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ModelError(f"a packed tensor cannot have shape {list(shape)}")  # and make up for others in the sum
     total = sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in packed.values())
     if total > MAX_BYTES:
         raise ModelError(f"{total} bytes of tensors are more than any model needs")
@@ -62,7 +65,7 @@ def unpack(kind: str, data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarr
     count = math.prod(shape)
     itemsize = np.dtype(dtype).itemsize
     rows = shape[0] if kind == "rows" else 0
-    if any(n < 0 for n in shape) or count * itemsize + rows > MAX_BYTES:
+    if count * itemsize + rows > MAX_BYTES:
         raise ModelError(f"a packed tensor of shape {list(shape)} is too large")
     raw = _inflate(data, rows + count * itemsize)
     if kind == "plain":

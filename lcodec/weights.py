@@ -67,8 +67,9 @@ class ModelFile:
         h = hashlib.sha256(self.description.encode())
         for key in sorted(self.tensors):
             t = np.ascontiguousarray(self.tensors[key])
-            h.update(f"\n{key} {t.dtype.str} {list(t.shape)}\n".encode())
-            h.update(t.astype(t.dtype.newbyteorder("<"), copy=False).data if t.size else b"")
+            dtype = t.dtype.newbyteorder("<")  # in the name, too, for machines of the other order
+            h.update(f"\n{key} {dtype.str} {list(t.shape)}\n".encode())
+            h.update(t.astype(dtype, copy=False).data if t.size else b"")
         return h.hexdigest()
 
     @property
@@ -172,32 +173,24 @@ def save(model: ModelFile, path: Path, *, compress: Sequence[str] = (), base: Mo
     write_atomically(path, pack(model, compress=compress, base=base), overwrite=True)
 
 
-def load(path: Path, *, integers_only: bool = False) -> ModelFile:
-    """Read a model file and check its id; ModelError if it is damaged or not one, or its base is not there.
-
-    integers_only: leave the float tensors out, and the id unchecked; enough to decode latents.
-    """
+def load(path: Path) -> ModelFile:
+    """Read a model file and check its id; ModelError if it is damaged or not one, or its base is not there."""
     read = _read_header(path)
-    tensors = _tensors(path, read, integers_only)
+    tensors = _tensors(path, read)
     if read.base is not None:
-        shared = _shared(path, read.base, integers_only)
+        shared = _shared(path, read.base)
         if not shared.keys().isdisjoint(tensors):
             raise ModelError(f"model {path} is damaged: it has tensors that it says it shares")
         tensors |= shared
     name = path.name.removesuffix(SUFFIX)
     model = ModelFile(read.description["config"], read.description["entropy"], tensors, read.card, name)
-    if integers_only:
-        # cached_property keeps its value here; the whole file is not hashed for the sake of the integers
-        model.__dict__["id"] = read.id
-    elif model.id != read.id:
+    if model.id != read.id:
         base = f", or not with the {printable_name(read.base)} that is there" if read.base is not None else ""
         raise ModelError(f"model {path} is damaged: its content does not match its id{base}", "copy the file again")
     return model
 
 
-def _tensors(
-    path: Path, read: _Header, integers_only: bool, wanted: Collection[str] | None = None
-) -> dict[str, np.ndarray]:
+def _tensors(path: Path, read: _Header, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Those that a file itself has, of the names that are wanted."""
     tensors: dict[str, np.ndarray] = {}
     packed = read.packed
@@ -213,25 +206,24 @@ def _tensors(
             for key in f.keys():  # noqa: SIM118 - not a mapping
                 if wanted is not None and key not in wanted:
                     continue
-                kind, dtype, shape = packed.get(key, ("", f.get_slice(key).get_dtype(), ()))
-                if integers_only and dtype.strip("<")[0].upper() == "F":
-                    continue
-                stored = f.get_tensor(key)
-                tensors[key] = packing.unpack(kind, stored.tobytes(), dtype, shape) if key in packed else stored
+                tensors[key] = f.get_tensor(key)
+                if key in packed:
+                    kind, dtype, shape = packed[key]
+                    tensors[key] = packing.unpack(kind, tensors[key].tobytes(), dtype, shape)
     except Exception as e:  # safetensors raises its own errors and TypeError for dtypes unknown to numpy
         raise ModelError(f"model {path} is damaged: {e}") from e
     return tensors
 
 
-def _shared(path: Path, base: Base, integers_only: bool) -> dict[str, np.ndarray]:
+def _shared(path: Path, base: Base) -> dict[str, np.ndarray]:
     """What the file at `path` has from its base, which is looked for beside it first, then where models are."""
     for candidate in _readable_models(path.parent):
         if candidate.id == base.id and candidate.base is None:
             wanted = frozenset(base.tensors.values())
-            there = _tensors(candidate.path, _read_header(candidate.path), integers_only, wanted)
-            if len(there) < len(wanted) and not integers_only:
+            there = _tensors(candidate.path, _read_header(candidate.path), wanted)
+            if len(there) < len(wanted):
                 raise ModelError(f"model {path} is damaged: {candidate.path} does not have all that they should share")
-            return {name: there[other] for name, other in base.tensors.items() if other in there}
+            return {name: there[other] for name, other in base.tensors.items()}
     raise ModelError(
         f"model {path} shares tensors with {printable_name(base)}, which is not there",
         f"put that model into the same folder, or let {path.name} stand alone where both are: lcodec models export",

@@ -190,3 +190,21 @@ def test_ended_while_writing_nothing_is_left(tmp_path, number):
     process.send_signal(number)
     process.communicate(timeout=30)
     assert os.listdir(tmp_path) == []
+
+
+def test_overwritten_file_leaves_its_permissions(tmp_path):
+    private, new = tmp_path / "private", tmp_path / "new"
+    private.write_bytes(b"before")
+    private.chmod(0o600)
+    write_atomically(private, b"after", overwrite=True)
+    write_atomically(new, b"after")
+    assert private.read_bytes() == b"after" and private.stat().st_mode & 0o777 == 0o600
+    umask = os.umask(0)
+    os.umask(umask)
+    assert new.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_name_may_be_as_long_as_the_system_takes(tmp_path):
+    path = tmp_path / ("\N{GRINNING FACE}" * 61 + ".lic")
+    write_atomically(path, b"data")
+    assert path.read_bytes() == b"data" and list(tmp_path.iterdir()) == [path]

@@ -227,3 +227,8 @@ def test_machine_of_many_cores(models, monkeypatch):
     for codec in (Codec(model, "cpu"), Codec(model, "cpu", 100)):
         assert codec.encode(pixels, 3.0).data == expected
         codec.decode(expected)
+
+
+def test_metadata_that_decoders_refuse_are_not_written(codec, photo):
+    with pytest.raises(UsageError, match="bytes of metadata are more than"):
+        codec.encode(Picture(photo[:64, :64], icc=b"i", xmp=bytes(container.METADATA_LIMIT_BYTES)), 4.0)

@@ -209,6 +209,21 @@ def test_content_that_does_not_hold_is_refused(name, compress, models, tmp_path)
     refused(tmp_path / "hostile.safetensors")
 
 
+@pytest.mark.parametrize("name", ["mbt2018", "lc-s"])
+def test_parameters_that_would_look_at_their_neighbours_are_refused(name, models, tmp_path):
+    """They are computed position by position: beside one there is memory of something else."""
+    model = weights.load(models[name])
+    last = max(key for key in model.tensors if key.startswith("int.entropy_parameters.") and key.endswith(".weight"))
+    weight = model.tensors[last]
+    wide = np.zeros((*weight.shape[:2], 3, 3), weight.dtype)
+    wide[:, :, 1, 1] = weight[:, :, 0, 0] // 2
+    wide[:, :, 0, 0] = 1
+    path = tmp_path / "hostile.safetensors"
+    weights.save(replace(model, tensors={**model.tensors, last: wide}), path)
+    with pytest.raises(ModelError, match="must be 1x1"):
+        Codec(path, "cpu", 1)
+
+
 @pytest.mark.parametrize("transforms", ["c", "torch"])
 def test_layer_whose_inputs_and_outputs_are_each_enormous_is_refused(transforms, models, tmp_path, monkeypatch):
     """Each alone is small; their product, the packed layer, would take 80 GB."""
@@ -259,7 +274,8 @@ def test_description_that_lies_is_refused(name, models, tmp_path):
     refused(tmp_path / "hostile.safetensors")
 
 
-def test_packed_model_of_many_empty_gigabytes_is_refused(models, tmp_path):
+@pytest.mark.parametrize("more", [[], [-(1 << 40)]], ids=["plain", "made up for"])
+def test_packed_model_of_many_empty_gigabytes_is_refused(more, models, tmp_path):
     """A thousandth of its tensors lies in the file: zlib's best."""
     path = tmp_path / "hostile.safetensors"
     model = weights.load(models["mbt2018"])
@@ -269,7 +285,9 @@ def test_packed_model_of_many_empty_gigabytes_is_refused(models, tmp_path):
     metadata = json.loads(header["__metadata__"]["lcodec"])
     for key in zeros:
         metadata["packed"][key] = ["plain", "|i1", [1 << 29]]
+    if more:
+        metadata["packed"]["g_s.100"][2] = more
     header["__metadata__"]["lcodec"] = json.dumps(metadata)
     write(path, json.dumps(header), data)
-    with pytest.raises(ModelError, match="more than any model needs"):
+    with pytest.raises(ModelError, match="cannot have shape" if more else "more than any model needs"):
         weights.load(path)

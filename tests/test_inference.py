@@ -69,3 +69,12 @@ def test_prepared_networks_agree_with_their_modules(name, isa, monkeypatch):
         assert (x == before).all()  # what the caller has stays as it is
         assert actual.shape == expected.shape
         assert (actual - expected).abs().max() < 0.002 * (expected - expected.mean()).abs().max()
+
+
+@torch.inference_mode()
+def test_narrow_lc_s_by_torch_agrees_with_its_modules():
+    """Few channels beside many latents: its transposed convolution is 3x3, not one to be taken for phases of 5x5."""
+    torch.manual_seed(1)
+    network = Network(NetConfig("lc-s", 32, 192)).eval()
+    y = torch.randn(1, 192, 4, 4)
+    torch.testing.assert_close(prepare(network.g_s, 1)(y.clone()), network.g_s(y), rtol=1e-4, atol=1e-4)

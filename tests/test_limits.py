@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import lcodec
+import lcodec.decoding
 import lcodec.pillow
 from lcodec import cli, container, decoder
 from lcodec.codec import Codec
@@ -58,9 +59,53 @@ def test_metadata_beyond_its_limit_is_refused(codec, data):
     assert codec.decode(data, limits=Limits(metadata=5000)).picture.icc == b"abcd" * 1250
 
 
+def latents_of(codec) -> int:
+    """Bytes: two bands of one row of slices, and a slice that is being decoded."""
+    return 2 * 4 * 8 * 20 * codec.config.M + 8 * 16 * codec.entropy.bytes_per_latent
+
+
+def needed(codec, data: bytes, **how) -> int:
+    """The least memory with which a file is not refused, as errors say it."""
+    least = 1
+    while True:
+        try:
+            codec.decode(data, limits=Limits(memory=least), **how)
+        except LimitExceeded as error:
+            least = int(error.hint.rsplit("=", 1)[1].split()[0])
+        else:
+            return least
+
+
+def test_memory_counts_slices_in_work_and_rows_of_alpha(codec, photo):
+    pixels = photo[:70, :300]
+    plain, large = (codec.encode(pixels, 2.0, slice_log2=n).data for n in (4, 5))
+    alpha = codec.encode(Picture(pixels, alpha=np.full((70, 300), 7, np.uint8)), 2.0, slice_log2=4).data
+    assert needed(codec, plain) == 300 * 70 * 3 + latents_of(codec)
+    assert needed(codec, large) - needed(codec, plain) == (8 * 20 - 8 * 16) * codec.entropy.bytes_per_latent
+    corner = (0, 0, 10, 10)
+    assert needed(codec, alpha, region=corner) - needed(codec, plain, region=corner) == 4 * 300 + 10 * 10
+    with pytest.raises(LimitExceeded):
+        codec.decode(alpha, region=corner, limits=Limits(memory=needed(codec, alpha, region=corner) - 1))
+
+
+def test_time_of_alpha_above_a_region_is_looked_at(codec, photo, monkeypatch):
+    picture = Picture(photo[:70, :300], alpha=np.full((70, 300), 7, np.uint8))
+    data = codec.encode(picture, 2.0, slice_log2=4).data
+    every = lcodec.decoding.alpha_rows
+
+    def slow(*arguments):
+        for row in every(*arguments):
+            time.sleep(0.01)
+            yield row
+
+    monkeypatch.setattr(lcodec.decoding, "alpha_rows", slow)
+    with pytest.raises(LimitExceeded, match="decoding of alpha"):
+        codec.decode(data, region=(0, 60, 10, 10), limits=Limits(seconds=0.3))
+
+
 def test_limits_that_are_just_enough_change_nothing(codec, data):
     picture = codec.decode(data).picture
-    most = 300 * 70 * 3 + 2 * 4 * 8 * 20 * codec.config.M  # pixels, and two bands of one row of slices
+    most = 300 * 70 * 3 + latents_of(codec)
     exact = Limits(pixels=300 * 70, memory=most, metadata=5000, ratio=300 * 70 * 3 / len(data))
     assert np.array_equal(codec.decode(data, limits=exact).pixels, picture.pixels)
     for tighter in (replace(exact, memory=most - 1), replace(exact, ratio=300 * 70 * 3 / len(data) - 0.01)):
@@ -69,7 +114,7 @@ def test_limits_that_are_just_enough_change_nothing(codec, data):
 
 
 def test_bands_and_regions_need_less(codec, data):
-    little = Limits(memory=2 * 4 * 8 * 20 * codec.config.M)
+    little = Limits(memory=latents_of(codec))
     with pytest.raises(LimitExceeded):
         codec.decode(data, limits=little)
     assert sum(len(band) for band in codec.decode_bands(data, limits=little)) == 70
@@ -124,7 +169,8 @@ def test_environment_and_settings_are_read(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting", ["pixels", "colour=5", "pixels=", "pixels=many", "pixels=-1", "ratio=0", "memory=nan"]
+    "setting",
+    ["pixels", "colour=5", "pixels=", "pixels=many", "pixels=-1", "ratio=0", "memory=nan", f"memory={'9' * 400}kB"],
 )
 def test_setting_that_cannot_be_read_is_a_usage_error(setting, monkeypatch, data, tmp_path):
     with pytest.raises(UsageError):

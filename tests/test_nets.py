@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcodec import weights
+from lcodec import checkpoint, weights
 from lcodec.codec import Codec
 from lcodec.errors import ModelError
 from lcodec.finalize.assemble import finalize_network
@@ -128,3 +128,29 @@ def test_cheng_networks_may_have_more_latents_than_channels(name, photo, tmp_pat
     assert all(m.conv[0].out_channels == 8 for m in blocks) and bool(blocks) == name.endswith("attn")
     with pytest.raises(ModelError, match="M >= N"):
         NetConfig(name, 16, 12)
+
+
+def claimed(kind: str) -> dict[str, object]:
+    """A few kilobytes that say they are a network of gigabytes."""
+    if kind == "without tensors":
+        config = NetConfig("mbt2018-mean", 2048, 2048).to_json()
+        return {"format": checkpoint.FORMAT, "config": config, "ema": {}}
+    with torch.device("meta"):
+        network = Network(NetConfig("mbt2018-mean", 1024, 1024))
+    shapes = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(("log_", "prior_log"))}
+    if kind == "with the few that tell its widths":
+        shapes = {k: v for k, v in shapes.items() if k in ("g_a.0.weight", "h_s.4.weight")}
+        return {k: torch.zeros(1).expand(v) for k, v in shapes.items()} | {"g_a.6.weight": torch.zeros(1024, 1, 1, 1)}
+    return {k: torch.zeros(1).expand(v) for k, v in shapes.items()}
+
+
+@pytest.mark.parametrize("kind", ["without tensors", "with the few that tell its widths", "of one element repeated"])
+def test_checkpoint_is_refused_before_memory_is_taken_for_what_it_claims(kind, tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "claimed.pt"
+    torch.save(claimed(kind), path)
+    assert path.stat().st_size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError):
+        checkpoint.open_network(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -54,8 +54,7 @@ def test_sharing_model_is_the_same_model(base, relative, pair, photo, compress):
     weights.save(relative, whole)
     assert Codec(whole, "cpu", 1).encode(photo[:64, :96], 1.0).data == data
     whole.unlink()
-    integers = weights.load(pair[1], integers_only=True)
-    y_hat = decoder.decode_latents(container.unpack(data), integers, decoder.integer_model(integers))
+    y_hat = decoder.decode_latents(container.unpack(data), loaded, decoder.integer_model(loaded))
     assert y_hat.shape[:2] == (4, 8)
 
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lcodec import weights
+from lcodec import decoder, weights
 from lcodec.codec import Codec
-from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.errors import ModelError
 from lcodec.nets import NetConfig
 from lcodec.transforms.torch_backend import load_network
@@ -58,11 +57,24 @@ def test_every_damaged_byte_is_found(model_file, tmp_path):
             weights.load(path)
 
 
-def test_integers_alone_decode(model_file):
-    model = weights.load(model_file, integers_only=True)
-    assert model.id == weights.load(model_file).id
-    assert all(v.dtype.kind in "iu" for v in model.tensors.values())
-    IntegerEntropyModel(model.integers(), model.entropy)
+def test_id_does_not_depend_on_the_byte_order_of_the_machine(model_file):
+    model = weights.load(model_file)
+    turned = {k: v.astype(v.dtype.newbyteorder(">")) for k, v in model.tensors.items()}
+    assert weights.ModelFile(model.config, model.entropy, turned).id == model.id
+
+
+def test_digest_is_not_made_with_a_damaged_model(model_file, photo, tmp_path, monkeypatch):
+    """A digest says whether two machines agree; one of other integers would say that the file differs."""
+    data = Codec(model_file, "cpu", 1).encode(photo[:64, :64], 1.0).data
+    name = "int.h_s.0.bias"
+    raw = model_file.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    start = 8 + size + json.loads(raw[8 : 8 + size])[name]["data_offsets"][0]
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(raw[:start] + bytes([raw[start] ^ 1]) + raw[start + 1 :])
+    monkeypatch.setattr(weights, "find", lambda wanted: path)
+    with pytest.raises(ModelError, match="damaged"):
+        decoder.digest(data)
 
 
 def test_models_are_found_by_name_path_and_id(models, model_file):

@@ -311,6 +311,11 @@ cdef class Layer:
         """1, or 2 where the output is twice as high and wide."""
         return self.c.upsample
 
+    @property
+    def margin(self):
+        """How many positions the layer looks at on each side of its own."""
+        return self.c.margin
+
 
 def split_layer(channels, kind, weight, bias, mult_pos, mult_neg, shift, lo, hi, output):
     """A "conv" layer of a concatenated input as two: sums over the first `channels`, and the layer that goes on there.
@@ -513,8 +518,8 @@ cdef class SliceModel:
         else:
             if len(parameters) < 2 or parameters[0].output != "acc":
                 raise ModelError("the first parameter layer must be split in two")
-            if any(x.kind != "conv" or x.upsample != 1 for x in parameters):
-                raise ModelError("parameter layers must be conv layers")
+            if any(x.kind != "conv" or x.upsample != 1 or x.margin for x in parameters):
+                raise ModelError("parameter layers must be 1x1 convolutions")
             if context.kind != "context" or context.in_channels != M:
                 raise ModelError(f"the context layer does not read the {M} channels of y")
             first, *rest = parameters
@@ -532,6 +537,21 @@ cdef class SliceModel:
             raise ModelError(f"the last layer outputs {last.out_channels} channels, not one of {widths}")
         if not (-MAX_MEAN <= last.lo and last.hi <= MAX_MEAN):
             raise ModelError(f"limits {last.lo} .. {last.hi} of the last layer are not within +-{MAX_MEAN}")
+
+    @property
+    def bytes_per_latent(self):
+        """Memory that coding takes for each position of y, all channels together; margins of planes are left out."""
+        hyper, context, parameters = self.layers
+        area = 1 / self.upsample**2
+        size = 10 * self.M  # symbols, indexes, y_hat
+        for layer in hyper:
+            size += 2 * area * layer.in_channels
+            area *= layer.upsample**2
+        if context is None:
+            size += 4 * hyper[-1].out_channels
+        else:
+            size += 2 * (hyper[-1].out_channels + self.M) + 4 * parameters[0].out_channels
+        return int(size) + 1
 
     cdef _Slice _start(self, z_hat, int32_t height, int32_t width, int n, isa):
         cdef _Slice slice = _Slice()

@@ -147,6 +147,11 @@ class IntegerEntropyModel:
         return len(self._factorized.tables)
 
     @property
+    def bytes_per_latent(self) -> int:
+        """Memory that a slice takes for each position of y while it is coded, beside its bytes."""
+        return 18 * self.M if self._slice is None else int(self._slice.bytes_per_latent)
+
+    @property
     def medians(self) -> NDArray[np.int32]:
         """(S, C) of the factorized prior: of z with fz fraction bits, for "factorized" of y with fy."""
         return self._factorized.medians

@@ -15,7 +15,7 @@ from torch import Tensor
 from lcodec.errors import ModelError
 
 from .config import NetConfig
-from .network import Network
+from .network import Network, empty_network, fill_network
 
 WRAPPERS = ("network", "state_dict", "model_state_dict")
 # _matrices.0 (2020), _matrix0 (1.1 to 1.2), matrices.0 (current)
@@ -66,9 +66,9 @@ def infer_config(state: Mapping[str, Tensor]) -> NetConfig:
 
 
 def load_state(network: Network, state: Mapping[str, Tensor]) -> None:
-    """Copy an unwrapped CompressAI state_dict into a network of one rate; ModelError on any missing or unfit tensor."""
+    """Give an empty network of one rate an unwrapped CompressAI state_dict. ModelError: one is missing or unfit."""
     own = network.state_dict()
-    filled = {"log_gain", "log_inverse_gain", "prior_log_scale"}  # unit gains
+    filled = {name: torch.zeros(own[name].shape) for name in ("log_gain", "log_inverse_gain", "prior_log_scale")}
     for key, value in state.items():
         if _DERIVED.search(key):
             continue
@@ -81,19 +81,18 @@ def load_state(network: Network, state: Mapping[str, Tensor]) -> None:
                 f"{network.config.architecture} with N={network.config.N}, M={network.config.M} "
                 f"needs {tuple(own[name].shape)}"
             )
-        own[name].copy_(value)
-        filled.add(name)
+        filled[name] = value
     missing = {k for k in own if k not in filled and not k.endswith(".mask")}
     if missing:
         raise ModelError(f"checkpoint lacks {len(missing)} tensors, {min(missing)} among them")
+    fill_network(network, filled)
 
 
 def from_state(checkpoint: Mapping[str, Any]) -> tuple[Network, dict[str, Tensor]]:
     """Network in eval mode, and the unwrapped state_dict (for its tables), of a CompressAI checkpoint."""
     state = unwrap(checkpoint)
-    network = Network(infer_config(state))
-    with torch.no_grad():
-        load_state(network, state)
+    network = empty_network(infer_config(state))
+    load_state(network, state)
     return network.eval(), state
 
 

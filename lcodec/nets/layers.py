@@ -5,6 +5,7 @@ Parameter names and shapes are CompressAI's, so that its checkpoints load unchan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -210,6 +211,14 @@ class MixingBlock(nn.Module):
         return x + pointwise(self.contract, F.leaky_relu(pointwise(self.expand, x), 0.1))
 
 
+def type_a_mask(shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """float32 (out, in, k, k): ones above the middle, and to its left in its own row."""
+    mask = torch.ones(tuple(shape), device=device)
+    mask[:, :, shape[2] // 2, shape[3] // 2 :] = 0
+    mask[:, :, shape[2] // 2 + 1 :] = 0
+    return mask
+
+
 class MaskedConv2d(nn.Conv2d):
     """Convolution with a type A mask: sees rows above and, in its own row, what is strictly to the left."""
 
@@ -217,10 +226,7 @@ class MaskedConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-        mask = torch.ones_like(self.weight)
-        mask[:, :, kernel_size // 2, kernel_size // 2 :] = 0
-        mask[:, :, kernel_size // 2 + 1 :] = 0
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", type_a_mask(self.weight.shape, self.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.mask.shape[2] // 2 + 1  # those below see nothing

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lcodec.errors import UsageError
+from lcodec.errors import ModelError, UsageError
 
 from .config import NetConfig
 from .hyper import context_prediction, entropy_parameters, hyper_analysis, hyper_synthesis
+from .layers import MaskedConv2d, type_a_mask
 from .likelihood import FactorizedPrior, add_noise, gaussian_likelihood, round_ste
 from .transforms import analysis, synthesis
 
@@ -209,3 +211,32 @@ class Network(nn.Module):
             noisy if mode == "noise" else round_ste(v - medians) + medians,
             prior.likelihood(noisy, value_scale),
         )
+
+
+# ---- networks out of files
+
+
+def empty_network(config: NetConfig) -> Network:
+    """Takes no memory until `fill_network`: a description may ask for more than the tensors behind it."""
+    with torch.device("meta"):
+        return Network(config)
+
+
+def fill_network(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Give an empty network copies of these tensors, in its own types; masks are made anew.
+
+    Raises RuntimeError, as `load_state_dict` does, if they are not the tensors of such a network, and ModelError for
+    one that is not there as a whole: a few bytes can say that they are a large tensor.
+    """
+    own = network.state_dict()
+    filled: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name not in own or value.shape != own[name].shape:
+            raise RuntimeError(f"no tensor {name} of shape {tuple(value.shape)}")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ModelError(f"tensor {name} is not there as a whole")
+        filled[name] = value.detach().to(own[name].dtype, copy=True, memory_format=torch.contiguous_format)
+    for name, module in network.named_modules():
+        if isinstance(module, MaskedConv2d):
+            filled[f"{name}.mask"] = type_a_mask(module.weight.shape)
+    network.load_state_dict(filled, assign=True)

@@ -43,7 +43,11 @@ def _sequence(module: nn.Sequential, threads: int) -> Step:
     for i, layer in enumerate(module):
         if isinstance(layer, nn.LeakyReLU | nn.ReLU) and i:
             parts.append(partial(F.leaky_relu_, negative_slope=getattr(layer, "negative_slope", 0.0)))
-        elif isinstance(layer, nn.ConvTranspose2d) and layer.out_channels < layer.in_channels / 4:
+        elif (
+            isinstance(layer, nn.ConvTranspose2d)
+            and layer.kernel_size == (5, 5)
+            and layer.out_channels < layer.in_channels / 4
+        ):
             parts.append(narrow_deconv(layer))
         else:
             parts.append(prepare(layer, threads))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lcodec.errors import ModelError
 from lcodec.nets import NetConfig, Network
+from lcodec.nets.network import empty_network
 from lcodec.weights import ModelFile
 
 from . import Floats, Transforms
@@ -66,8 +67,7 @@ def _array(batch: Tensor) -> Floats:
 
 def load_network(config: NetConfig, file: ModelFile) -> Network:
     """The float parts of a model: transforms, hyper-analysis, gains. ModelError if tensors are missing or unfit."""
-    with torch.device("meta"):  # no memory: what a description asks for is not there before its tensors are
-        network = Network(config)
+    network = empty_network(config)
     # Coding goes through the integer model: what would compute the same in floats is not kept.
     for unused in ("h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "prior_log_scale"):
         if hasattr(network, unused):

@@ -236,7 +236,8 @@ class Models(Stage):
             header["__metadata__"]["lcodec"] = json.dumps(metadata)
             packed = json.dumps(header).encode()
             path.write_bytes(len(packed).to_bytes(8, "little") + packed + raw[8 + size :])
-            hollow = weights.load(path, integers_only=True)
+            model, card = metadata["model"], metadata["card"]
+            hollow = weights.ModelFile(model["config"], model["entropy"], {}, card)
             from safetensors import safe_open
 
             with safe_open(path, framework="numpy") as f:
