@@ -205,6 +205,14 @@ def test_model_in_the_users_folder_is_removed(fetched):
     assert not fetched.exists()
 
 
+def test_file_that_is_named_twice_is_removed_once(fetched, monkeypatch):
+    id_ = weights.info(fetched).id
+    monkeypatch.setenv(weights.ENVIRONMENT, f"{fetched.parent}/../{fetched.parent.name}")  # the same folder
+    result = run("models", "remove", "fetched", id_, "--yes")
+    assert (result.exit_code, result.stdout) == (0, f"{fetched} removed\n"), result.output
+    assert not fetched.exists()
+
+
 def test_user_is_asked_where_there_is_one(fetched):
     result = run("models", "remove", "fetched", input="y\n")
     assert_refused(result, 2, "nobody is there to be asked", hint="--yes")
