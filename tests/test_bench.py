@@ -198,6 +198,10 @@ def test_both_forms_of_published_curves_are_read(tmp_path):
         ('{"x": {"psnr": [1]}}', "needs lists|no list"),
         ('{"x": {"bpp": [1, 2], "psnr": [1]}}', "one length"),
         ('{"x": {"bpp": [1, "2"], "psnr": [1, 2]}}', "numbers"),
+        ('{"x": {"bpp": [1, 2], "psnr": [1, Infinity]}}', "numbers"),
+        ('{"x": {"bpp": [1, NaN], "psnr": [1, 2]}}', "numbers"),
+        ('{"x": {"bpp": [true, 2], "psnr": [1, 2]}}', "numbers"),
+        (f'{{"x": {{"bpp": [1, 1{"0" * 400}], "psnr": [1, 2]}}}}', "numbers"),
     ],
 )
 def test_damaged_published_curves_are_named(tmp_path, content, message):

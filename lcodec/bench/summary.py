@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +225,7 @@ def _published(path: Path, name: str, value: Any) -> tuple[CodecEntry, Curve]:
     similarities = lists.get("ms-ssim", lists.get("ms-ssim-rgb"))
     for numbers in (rates, psnrs, similarities):
         if numbers is not None and (
-            len(numbers) != len(rates) or not all(isinstance(v, int | float) and v > 0 for v in numbers)
+            len(numbers) != len(rates) or not all(map(_is_positive, numbers))
         ):
             raise InputError(f"{path}: {name} needs lists of numbers of one length, \"bpp\" among them")
     if not rates:
@@ -247,3 +248,8 @@ def _published(path: Path, name: str, value: Any) -> tuple[CodecEntry, Curve]:
         "source": str(path.resolve()),
     }
     return entry, {"codec": PUBLISHED + name, "points": points}
+
+
+def _is_positive(value: Any) -> bool:
+    """A number that is finite as a float too: JSON has Infinity, and integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
