@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -316,6 +317,10 @@ def test_damaged_results_are_named(tmp_path):
         (tmp_path / store.JSON).write_text(content)
         with pytest.raises(InputError, match=message):
             store.load(tmp_path)
+    (tmp_path / store.JSON).write_text('{"format": 1, "rows": [], "codecs": []}')
+    with pytest.raises(InputError, match="lacks anchor, bd, command"):
+        store.load(tmp_path)
+    assert_one_line(call("--compare", tmp_path, tmp_path), InputError.exit_code, "lacks anchor")
 
 
 # ---- the command
@@ -323,6 +328,11 @@ def test_damaged_results_are_named(tmp_path):
 
 def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(cli, ["bench", *map(str, arguments)])
+
+
+def assert_one_line(result: Any, code: int, message: str) -> None:
+    assert (result.exit_code, result.exception.__class__) == (code, SystemExit)
+    assert message in result.stderr and "Traceback" not in result.stderr
 
 
 def test_command_measures_models_and_codecs_and_draws(images, model_file, photo, monkeypatch):
@@ -377,9 +387,17 @@ def test_speed_is_measured_warm_and_cold(images):
 def test_bad_options_end_in_one_line_and_write_nothing(images, model_file, arguments, code, message):
     filled = [a.format(images=images, model=model_file) for a in arguments]
     result = call(*filled, *(["-o", images.parent / "out"] if filled[:1] == [str(images)] else []))
-    assert (result.exit_code, result.exception.__class__) == (code, SystemExit)
-    assert message in result.stderr and "Traceback" not in result.stderr
+    assert_one_line(result, code, message)
     assert not (images.parent / "out").exists()
+
+
+def test_without_scipy_nothing_is_measured(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    out = images.parent / "out"
+    result = call(images, "-o", out, "--models", "none", "--codecs", "webp", "--metrics", "psnr", "--no-speed")
+    assert_one_line(result, UsageError.exit_code, "scipy is not installed")
+    assert "lcodec[bench]" in result.stderr and not out.exists()
+    assert_one_line(call("--compare", images, images), UsageError.exit_code, "scipy is not installed")
 
 
 def test_exit_code_tells_of_skipped_images_and_of_failed_rows(images, monkeypatch):
