@@ -245,6 +245,25 @@ def test_what_is_gone_or_fails_is_worse_and_what_is_new_is_not():
     assert any("b fails on 1 rows" in line for line in compare(before, after, 1.0).worse)
 
 
+def test_rows_that_are_lost_are_worse_and_more_rows_are_not():
+    before = results_of({"a": (BPP, DB), "b": (BPP, DB)})
+    after = results_of({"a": (BPP, DB), "b": (BPP, DB)})
+    after["rows"] = [r for r in after["rows"] if (r["codec"], r["quality"]) != ("b", 2) or r["image"] == "0.png"]
+    assert compare(before, after, 1.0).worse == ["b lacks 3 rows that A has, 1.png q 2 among them"]
+    assert compare(after, before, 1.0).worse == []
+    after["rows"] = [r for r in after["rows"] if r["codec"] != "b"]
+    assert compare(before, after, 1.0).worse == ["b lacks 20 rows that A has, 0.png q 0 among them"]
+
+
+def test_codec_that_is_not_timed_any_more_is_worse_where_speed_is_asked_for():
+    before, after = results_of({"a": (BPP, DB)}), results_of({"a": (BPP, DB)})
+    times = {"warm_encode_s": 0.2, "warm_decode_s": 0.1}
+    before["speed"] = [{"codec": "a", **times}]  # type: ignore[typeddict-item]
+    assert compare(before, after, 1.0).worse == []
+    assert compare(before, after, 1.0, 20.0).worse == ["a is timed in A, not in B"]
+    assert compare(after, before, 1.0, 20.0).worse == []
+
+
 def test_slower_is_worse_only_if_asked_for():
     before, after = results_of({"a": (BPP, DB)}), results_of({"a": (BPP, DB)})
     for results, factor in ((before, 1.0), (after, 1.5)):
