@@ -72,6 +72,31 @@ def test_pillow_codecs_give_larger_and_better_files_at_higher_quality(photo, nam
     assert sizes[0] < sizes[1] and levels[0] + 3 < levels[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "module", "variable"),
+    [("avif", "PIL.AvifImagePlugin", "DEFAULT_MAX_THREADS"), ("jxl", "pillow_jxl.JpegXLImagePlugin", "DECODE_THREADS")],
+)
+def test_pillow_codecs_decode_on_the_threads_that_they_are_given(photo, monkeypatch, name, module, variable):
+    plugin = pytest.importorskip(module)
+    (coder,) = find_codecs([name], [], 3)
+    if coder.missing:
+        pytest.skip(coder.missing)
+    monkeypatch.setattr(plugin, variable, -1)
+    coder.decode(coder.encode(photo[:16, :16], coder.qualities[0]), 16, 16)
+    assert getattr(plugin, variable) == 3
+
+
+def test_programs_are_told_the_threads(tmp_path, program, photo):
+    path = toml(tmp_path, encode='"copycodec encode {input} {output} --threads={threads}"')
+    (coder,) = find_codecs([str(path)], [], 3)
+    again = coder_of_entry(coder.entry(), 2)
+    program.write_text(f"#!{sys.executable}\nimport sys\nopen(sys.argv[3], 'w').write(sys.argv[4])\n")
+    for made, count in ((coder, 3), (again, 2)):
+        assert made.encode(photo[:8, :8], 1) == b"--threads=%d" % count
+    jxl = programs.built_in(2)["jxl"]
+    assert jxl.threads == 2 and all("{threads}" in text for text in (jxl.encode_command, jxl.decode_command))
+
+
 def test_names_aliases_and_all_are_found_once():
     assert [c.name for c in find_codecs(["jpeg", "jpeg-444", "webp"], [], 1)] == ["jpeg-444", "jpeg-420", "webp"]
     assert [c.name for c in find_codecs(["all"], [], 1)] == registry.known_codecs()
