@@ -207,6 +207,16 @@ def test_same_model_in_a_smaller_file_is_not_measured_again(images):
     assert len(run(settings(images, [program], out=images / "program"))["rows"]) == 9 and program.calls
 
 
+def test_what_a_run_leaves_below_its_folder_is_no_image(images, monkeypatch):
+    monkeypatch.chdir(images)
+    first = run(settings(Path("."), find_codecs(["jpeg-444"], [], 1), out=Path("bench-images")))
+    Path("bench-images/rd.png").write_bytes(Path("a.png").read_bytes())
+    assert list(Path("bench-images").rglob("*.jpg"))
+    again = run(settings(Path("."), find_codecs(["jpeg-444"], [], 1), out=Path("bench-images")))
+    assert [i["name"] for i in again["images"]] == ["a.png", "b.png", "deeper/a.png"]
+    assert again["rows"] == first["rows"]
+
+
 def test_folder_of_other_images_or_of_another_machine_is_refused(images, photo):
     run(settings(images, [steps()]))
     with pytest.raises(UsageError, match="threads 1, here it is 2"):

@@ -84,7 +84,7 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     machine, OutputError if it cannot be written; what was measured until then is kept.
     """
     listener = listener or Listener()
-    images, skipped = find_images(settings.folder)
+    images, skipped = find_images(settings.folder, settings.out)
     images = images[:: settings.every]
     for entry in skipped:
         listener.warn(f"{entry['error']}; skipped")
@@ -106,11 +106,17 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     return results
 
 
-def find_images(folder: Path) -> tuple[list[ImageEntry], list[Skipped]]:
-    """The images below a folder, sorted by name, and those that cannot be read. Raises InputError if there are none."""
+def find_images(folder: Path, out: Path) -> tuple[list[ImageEntry], list[Skipped]]:
+    """The images below a folder, sorted by name, and those that cannot be read. Raises InputError if there are none.
+
+    out: what a run leaves, which is none of its images where it lies below the folder.
+    """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     found = [p for p in folder.rglob("*") if p.suffix.lower() in INPUT_SUFFIXES and not p.name.startswith(".")]
+    root, own = folder.resolve(), out.resolve()
+    if own != root and own.is_relative_to(root):
+        found = [p for p in found if not p.relative_to(folder).is_relative_to(own.relative_to(root))]
     paths = sorted(p for p in found if p.is_file())
     images: list[ImageEntry] = []
     skipped: list[Skipped] = []
