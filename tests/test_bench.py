@@ -138,13 +138,14 @@ def test_interval_is_wide_where_images_disagree():
 def test_bd_rate_that_is_not_defined_is_none_and_says_why():
     results = results_of({"a": (BPP, DB), "far": (BPP, DB + 40), "one": (BPP[:1], DB[:1]), "none": (BPP, DB)})
     for row in results["rows"]:
-        if row["codec"] == "none" and row["image"] == "0.png":
+        if row["codec"] == "none" and row["quality"] == 4:  # lossless there
             row["psnr"] = None
     found = {e["codec"]: e for e in summary.bd_entries(results)}
     assert all(e["bd_rate"] is None and e["low"] is None and e["range"] is None for e in found.values())
     assert "no quality in common" in found["far"]["note"]
     assert "one quality only" in found["one"]["note"]
-    assert "not defined for all images" in found["none"]["note"]
+    assert "no image has PSNR RGB (dB) at all qualities" in found["none"]["note"]
+    assert all(e["images"] == 0 for e in found.values())
 
 
 def test_small_overlap_is_a_warning():
@@ -163,6 +164,35 @@ def test_an_image_that_failed_is_left_out_on_both_sides():
     assert entry["bd_rate"] == pytest.approx(-50, abs=0.01)
     assert "over 3 images" in entry["note"]
     assert {p["images"] for c in summary.curves(results) for p in c["points"]} == {3, 4}
+
+
+def test_image_without_a_metric_is_left_out_of_its_bd_rates_alone():
+    results = results_of({"a": (BPP, DB), "b": (0.7 * BPP, DB), "c": (0.5 * BPP, DB)}, n_images=6)
+    results["metrics"] = ["psnr", "ms_ssim", "ms_ssim_db"]
+    for row in results["rows"]:
+        row["ms_ssim"] = None if row["image"] == "0.png" else 1 - 10 ** (-row["psnr"] / 20)
+        row["ms_ssim_db"] = None if row["image"] == "0.png" else row["psnr"] / 2
+        if (row["codec"], row["image"], row["quality"]) == ("b", "1.png", 4):  # lossless
+            row["psnr"] = None
+    found = {(e["codec"], e["metric"]): e for e in summary.bd_entries(results)}
+    assert {key: e["images"] for key, e in found.items()} == {
+        ("b", "psnr"): 5, ("b", "ms_ssim"): 5, ("b", "ms_ssim_db"): 5,
+        ("c", "psnr"): 6, ("c", "ms_ssim"): 5, ("c", "ms_ssim_db"): 5,
+    }  # fmt: skip
+    assert found["c", "ms_ssim_db"]["bd_rate"] == pytest.approx(-50, abs=0.01)
+    assert found["c", "ms_ssim_db"]["low"] == pytest.approx(-50, abs=0.01)
+    assert found["b", "psnr"]["note"] == "over 5 images that both have" and found["c", "psnr"]["note"] == ""
+
+
+def test_ms_ssim_of_1_is_as_good_as_it_is_in_a_mean():
+    """It has no decibels, but the mean that becomes decibels has."""
+    results = results_of({"a": (BPP, DB), "b": (0.7 * BPP, DB)})
+    results["metrics"] = ["ms_ssim", "ms_ssim_db"]
+    for row in results["rows"]:
+        best = (row["image"], row["quality"]) == ("3.png", 4)
+        row["ms_ssim"] = 1.0 if best else 1 - 10 ** (-row["psnr"] / 20)
+        row["ms_ssim_db"] = None if best else row["psnr"] / 2
+    assert [e["images"] for e in summary.bd_entries(results)] == [4, 4]
 
 
 def test_ms_ssim_is_averaged_before_it_becomes_db():
@@ -253,6 +283,14 @@ def test_rows_that_are_lost_are_worse_and_more_rows_are_not():
     assert compare(after, before, 1.0).worse == []
     after["rows"] = [r for r in after["rows"] if r["codec"] != "b"]
     assert compare(before, after, 1.0).worse == ["b lacks 20 rows that A has, 0.png q 0 among them"]
+
+
+def test_one_image_without_a_metric_does_not_hide_what_is_worse():
+    before, after = results_of({"a": (BPP, DB)}), results_of({"a": (1.03 * BPP, DB)})
+    for results in (before, after):
+        for row in results["rows"]:
+            row["psnr"] = None if row["image"] == "0.png" else row["psnr"]
+    assert compare(before, after, 2.0).worse == ["a, PSNR RGB (dB): +3.00 % of bits"]
 
 
 def test_codec_that_is_not_timed_any_more_is_worse_where_speed_is_asked_for():

@@ -84,16 +84,12 @@ def _codec(found: Comparison, name: str, a: Results, b: Results, threshold: floa
         return
     before, after = before.of(common), after.of(common)
     for metric in metrics:
-        bd = summary.compare(
-            name,
-            metric,
-            before.mean("bpp"),
-            before.mean(metric),
-            after.mean("bpp"),
-            after.mean(metric),
-        )
+        # Where no image has the metric at all qualities, some of them can still be compared.
+        defined = summary.defined_in_both(metric, before, after) or common
+        x, y = before.of(defined), after.of(defined)
+        bd = summary.compare(name, metric, x.mean("bpp"), x.mean(metric), y.mean("bpp"), y.mean(metric))
         if bd["bd_rate"] is None:
-            _at_equal_quality(found, name, metric, before, after, threshold)
+            _at_equal_quality(found, name, metric, x, y, threshold)
             continue
         line = f"{name}, {METRICS[metric]}: {bd['bd_rate']:+.2f} % of bits"
         found.lines.append(line + (f" ({bd['note']})" if bd["note"] else ""))

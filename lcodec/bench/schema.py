@@ -97,8 +97,9 @@ class BDEntry(TypedDict):
 
     bd_rate: per cent of bits at equal quality (negative is better). low, high: 95 % of bootstrap samples of the images
     lie between. range: common range of the metric. overlap: that range, as a share of the range of both together.
-    bd_quality: mean difference of the metric at equal rate (BD-PSNR where the metric is PSNR). note: a warning, or why
-    there is no number; empty if there is nothing to say.
+    bd_quality: mean difference of the metric at equal rate (BD-PSNR where the metric is PSNR). images: how many of the
+    run it is over, 0 where there is no number; results of before do not have it. note: a warning, or why there is no
+    number; empty if there is nothing to say.
     """
 
     codec: str
@@ -109,6 +110,7 @@ class BDEntry(TypedDict):
     range: list[float] | None
     overlap: float
     bd_quality: float | None
+    images: int
     note: str
 
 

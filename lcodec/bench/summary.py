@@ -43,6 +43,12 @@ class Table:
         value = self.values[key]
         return (value if pick is None else value[pick]).mean(0)
 
+    def defined(self, metric: str) -> list[str]:
+        """The images in which `mean` of a metric is finite at every quality."""
+        key = "ms_ssim" if metric == "ms_ssim_db" and "ms_ssim" in self.values else metric
+        finite = np.isfinite(self.values[key]).all(1)
+        return [name for name, whole in zip(self.images, finite, strict=True) if whole]
+
     def of(self, images: list[str]) -> Table:
         rows = [self.images.index(name) for name in images]
         return Table(images, self.qualities, {k: v[rows] for k, v in self.values.items()})
@@ -120,17 +126,22 @@ def _undefined(codec: str, metric: str, note: str) -> BDEntry:
         "range": None,
         "overlap": 0.0,
         "bd_quality": None,
+        "images": 0,
         "note": note,
     }
 
 
 def bd_of_tables(codec: str, metric: str, anchor: Table, numbers: Table) -> BDEntry:
-    """A codec against the anchor, over the images that both have, with the interval of the bootstrap."""
-    common = [name for name in anchor.images if name in numbers.images]
-    if not common:
+    """A codec against the anchor, over the images in which both have the metric, with the interval of the bootstrap."""
+    if not set(anchor.images) & set(numbers.images):
         return _undefined(codec, metric, "no image went well both here and with the anchor")
+    common = defined_in_both(metric, anchor, numbers)
+    if not common:
+        note = f"no image has {METRICS.get(metric, metric)} at all qualities both here and with the anchor"
+        return _undefined(codec, metric, note)
     a, b = anchor.of(common), numbers.of(common)
     entry = compare(codec, metric, a.mean("bpp"), a.mean(metric), b.mean("bpp"), b.mean(metric))
+    entry["images"] = 0 if entry["bd_rate"] is None else len(common)
     if len(common) < max(len(anchor.images), len(numbers.images)):
         entry["note"] = "; ".join(filter(None, [f"over {len(common)} images that both have", entry["note"]]))
     if entry["bd_rate"] is None or len(common) < LEAST_IMAGES:
@@ -153,12 +164,20 @@ def bd_of_tables(codec: str, metric: str, anchor: Table, numbers: Table) -> BDEn
     return entry
 
 
+def defined_in_both(metric: str, one: Table, other: Table) -> list[str]:
+    """The images in which both have a metric at all their qualities."""
+    theirs = set(other.defined(metric))
+    return [name for name in one.defined(metric) if name in theirs]
+
+
 def _of_published(codec: str, metric: str, anchor: Table, points: list[Point]) -> BDEntry:
     levels = [_number(p.get(metric)) for p in points]  # type: ignore[arg-type]
     if not all(map(math.isfinite, levels)):
         return _undefined(codec, metric, "not published")
     rates = [p["bpp"] for p in points]
-    return compare(codec, metric, anchor.mean("bpp"), anchor.mean(metric), rates, levels)
+    entry = compare(codec, metric, anchor.mean("bpp"), anchor.mean(metric), rates, levels)
+    entry["images"] = 0 if entry["bd_rate"] is None else len(anchor.images)
+    return entry
 
 
 def compare(codec: str, metric: str, rates_a: Any, levels_a: Any, rates_b: Any, levels_b: Any) -> BDEntry:
