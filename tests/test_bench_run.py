@@ -207,6 +207,72 @@ def test_same_model_in_a_smaller_file_is_not_measured_again(images):
     assert len(run(settings(images, [program], out=images / "program"))["rows"]) == 9 and program.calls
 
 
+def test_codec_with_another_command_or_checkpoint_is_measured_again(images):
+    """Its name and detail are the same; what its files depend on is in the digest."""
+    run(settings(images, [steps(digest="11")]))
+    coder = steps(digest="11")
+    assert len(run(settings(images, [coder]))["rows"]) == 9 and coder.calls == []
+    coder = steps(digest="22")
+    results = run(settings(images, [coder]))
+    assert len(coder.calls) == 1 + 9 and len(results["rows"]) == 9
+    assert results["codecs"][0]["digest"] == "22"
+
+
+def test_program_whose_command_has_changed_is_measured_again(images):
+    script = images.parent / "enc.py"
+    script.write_text(
+        "import sys\n"
+        "data = open(sys.argv[1], 'rb').read() + bytes(int(sys.argv[3]))\n"
+        "open(sys.argv[2], 'wb').write(data)\n"
+    )
+    sizes = []
+    for more in (4, 0):
+        toml = images.parent / "codec.toml"
+        toml.write_text(
+            f"[codec.own]\nencode = '{sys.executable} {script} {{input}} {{output}} {more}'\n"
+            f"decode = '{sys.executable} {script} {{input}} {{output}} 0'\nsuffix = 'own'\nqualities = [1]\n"
+        )
+        results = run(settings(images, find_codecs([str(toml)], [], 1)))
+        assert not [row["error"] for row in results["rows"] if row["error"]]
+        sizes.append([row["bytes"] for row in results["rows"]])
+    assert sizes[1] == [size - 4 for size in sizes[0]]
+
+
+def without_new_keys(out: Path) -> None:
+    """Make results.json what it was before codecs told a digest."""
+    content = json.loads((out / store.JSON).read_text())
+    for entry in content["codecs"]:
+        del entry["digest"]
+    for entry in content["bd"]:
+        del entry["images"]
+    (out / store.JSON).write_text(json.dumps(content))
+
+
+def test_results_of_before_go_on(images):
+    run(settings(images, [steps(digest="11"), steps("other")]))
+    without_new_keys(images.parent / "out")
+    coder = steps(digest="11")
+    results = run(settings(images, [coder]))
+    assert coder.calls == [] and len(results["rows"]) == 9 + 9
+    assert [len(c["points"]) for c in results["curves"]] == [3, 3]
+
+
+def test_rows_of_another_version_are_warned_of(images):
+    said: list[str] = []
+    run(settings(images, [steps()]))
+    run(settings(images, [steps()]), Listener(warn=said.append))
+    assert said == []
+    out = images.parent / "out"
+    content = store.load(out)
+    content["lcodec"], content["machine"]["torch"] = "0.0.1", "1.0"
+    (out / store.JSON).write_text(json.dumps(content))
+    run(settings(images, [steps()]), Listener(warn=said.append))
+    assert [text.split(",")[0] for text in said] == [
+        "rows that are kept were made with lcodec 0.0.1",
+        "rows that are kept were made with torch 1.0",
+    ]
+
+
 def test_what_a_run_leaves_below_its_folder_is_no_image(images, monkeypatch):
     monkeypatch.chdir(images)
     first = run(settings(Path("."), find_codecs(["jpeg-444"], [], 1), out=Path("bench-images")))

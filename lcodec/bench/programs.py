@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shlex
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from lcodec.bench.coder import Coder
+from lcodec.bench.coder import DIGEST_DIGITS, Coder
 from lcodec.bench.yuv import to_rgb, to_yuv
 from lcodec.errors import LcodecError, UsageError
 
@@ -45,6 +47,8 @@ class ProgramCoder(Coder):
 
     def __post_init__(self) -> None:
         self.kind = "program"
+        decides = json.dumps([self.encode_command, self.decode_command, self.suffix, self.input])
+        self.digest = hashlib.sha256(decides.encode()).hexdigest()[:DIGEST_DIGITS]
         self.missing = next(filter(None, map(_missing, (self.encode_command, self.decode_command))), None)
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:

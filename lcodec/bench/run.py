@@ -88,7 +88,7 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     images = images[:: settings.every]
     for entry in skipped:
         listener.warn(f"{entry['error']}; skipped")
-    results, old_rows = begin(settings, images, skipped)
+    results, old_rows = begin(settings, images, skipped, listener.warn)
     tasks = plan(settings, images, old_rows, results["metrics"])
     results["rows"] = old_rows
     for coder in settings.coders:
@@ -145,8 +145,13 @@ def read_rgb(path: Path) -> np.ndarray:
 # ---- what is to be done
 
 
-def begin(settings: Settings, images: list[ImageEntry], skipped: list[Skipped]) -> tuple[Results, list[Row]]:
-    """The results to go on with, and the rows that still hold. Raises UsageError, OutputError."""
+def begin(
+    settings: Settings, images: list[ImageEntry], skipped: list[Skipped], warn: Callable[[str], None]
+) -> tuple[Results, list[Row]]:
+    """The results to go on with, and the rows that still hold. Raises UsageError, OutputError.
+
+    warn: told if those rows were made by other versions than run here.
+    """
     out, machine = settings.out, describe_machine(settings.threads, settings.device)
     entries = [coder.entry() for coder in settings.coders] + [entry for entry, _ in settings.published]
     results: Results = {
@@ -176,11 +181,17 @@ def begin(settings: Settings, images: list[ImageEntry], skipped: list[Skipped]) 
     results["metrics"] = [m for m in metrics.DIGITS if m in {*old["metrics"], *settings.metrics}]
     # Codecs that are not asked for this time stay, those that have changed do not.
     asked = {entry["name"]: entry for entry in entries}
-    same = {e["name"] for e in old["codecs"] if _identity(e) == _identity(asked.get(e["name"], e))}
+    same = {e["name"] for e in old["codecs"] if _is_same(e, asked.get(e["name"], e))}
     results["codecs"] += [e for e in old["codecs"] if e["name"] not in asked and e["kind"] != "published"]
     results["speed"] = [s for s in old["speed"] if s["codec"] in same]
     names = {image["name"] for image in images}
     rows = [r for r in store.load_rows(out) if r["codec"] in same and r["image"] in names and not r["error"]]
+    for what, there, here in (
+        ("lcodec", old["lcodec"], __version__),
+        ("torch", old["machine"].get("torch"), machine["torch"]),
+    ):
+        if rows and there not in (None, here):
+            warn(f"rows that are kept were made with {what} {there}, here it is {here}; -o FOLDER measures all anew")
     return results, rows
 
 
@@ -192,6 +203,11 @@ def _check_same(out: Path, old: Results, new: Results) -> None:
         if old["machine"].get(key) != new["machine"].get(key):
             there, here = old["machine"].get(key), new["machine"].get(key)
             raise UsageError(f"{out} holds a run with {key} {there}, here it is {here}", hint=hint)
+
+
+def _is_same(old: CodecEntry, new: CodecEntry) -> bool:
+    """Whether the rows of an earlier run hold. Results of before have no digest: what they tell is compared."""
+    return _identity(old) == _identity(new) and old.get("digest") in (None, new.get("digest"))
 
 
 def _identity(entry: CodecEntry) -> tuple[Any, ...]:

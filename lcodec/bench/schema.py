@@ -40,6 +40,9 @@ class CodecEntry(TypedDict):
     """A codec that was asked for. missing: why it could not be measured, null if it was. detail: settings, versions.
 
     source: the model file, or the TOML file of a program, with which it was made; empty for what is built in.
+    digest: of what
+    decides the bytes and is told nowhere else here: commands, a checkpoint's content; empty if there is nothing more.
+    Results of before have none.
     """
 
     name: str
@@ -49,6 +52,7 @@ class CodecEntry(TypedDict):
     model_id: str | None
     detail: str
     source: str
+    digest: str
 
 
 class Row(TypedDict):

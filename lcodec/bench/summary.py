@@ -265,6 +265,7 @@ def _published(path: Path, name: str, value: Any) -> tuple[CodecEntry, Curve]:
         "model_id": None,
         "detail": f"numbers of {path.name}",
         "source": str(path.resolve()),
+        "digest": "",
     }
     return entry, {"codec": PUBLISHED + name, "points": points}
 
