@@ -349,3 +349,19 @@ def test_what_is_missing_failed_or_skipped_is_in_the_terminal_table():
     assert "skipped: x.png is empty" in text
     assert "failed: b q 4 on 3.png: broken" in text
     assert "  B: PSNR 26.5 to 38.8\n    PSNR: over 3 images that both have" in text
+
+
+def test_number_of_images_in_the_texts_is_that_of_the_curves():
+    results = results_of({"a": (BPP, DB), "b": (0.7 * BPP, DB)})
+    results["rows"] = [r for r in results["rows"] if r["codec"] == "a" or r["image"] != "3.png" or r["quality"] < 4]
+    results["curves"] = summary.curves(results)
+    results["bd"] = summary.bd_entries(results)
+    assert table.summary_lines(results)[0].startswith("3 to 4 of 4 images, bits at equal quality")
+    assert "interval over 3 to 4 of 4 images (bootstrap)" in table.markdown(results)[-2]
+    for entry in results["bd"]:
+        del entry["images"]  # as it was before
+    assert table.summary_lines(results)[0].startswith("3 to 4 of 4 images")
+    results["codecs"][1]["qualities"] = [0, 1, 2, 3]
+    results["curves"] = summary.curves(results)
+    results["bd"] = summary.bd_entries(results)
+    assert table.summary_lines(results)[0].startswith("4 images, bits at equal quality")

@@ -239,10 +239,10 @@ def test_program_whose_command_has_changed_is_measured_again(images):
 
 
 def without_new_keys(out: Path) -> None:
-    """Make results.json what it was before codecs told a digest."""
+    """Make results.json what it was before codecs told their qualities and a digest."""
     content = json.loads((out / store.JSON).read_text())
     for entry in content["codecs"]:
-        del entry["digest"]
+        del entry["qualities"], entry["digest"]
     for entry in content["bd"]:
         del entry["images"]
     (out / store.JSON).write_text(json.dumps(content))
@@ -271,6 +271,21 @@ def test_rows_of_another_version_are_warned_of(images):
         "rows that are kept were made with lcodec 0.0.1",
         "rows that are kept were made with torch 1.0",
     ]
+
+
+def test_curves_are_of_the_qualities_that_were_asked_for(images):
+    """Of a run that was broken off, some images have qualities that the others never get."""
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(images, [steps(hook=interrupt_after(5))]))
+    coder = steps()
+    coder.qualities = (2.0, 8.0)
+    results = run(settings(images, [coder]))
+    assert len(results["rows"]) == 3 + 2 + 2  # the first image has 5, too
+    (curve,) = results["curves"]
+    assert [(p["quality"], p["images"]) for p in curve["points"]] == [(2, N_IMAGES), (8, N_IMAGES)]
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(images, [steps(hook=interrupt_after(0))]))
+    assert store.load(images.parent / "out")["codecs"][0]["qualities"] == [2, 5, 8]
 
 
 def test_what_a_run_leaves_below_its_folder_is_no_image(images, monkeypatch):

@@ -61,5 +61,6 @@ class Coder:
             "model_id": self.model_id,
             "detail": self.detail,
             "source": self.source,
+            "qualities": list(self.qualities),
             "digest": self.digest,
         }

@@ -40,9 +40,9 @@ class CodecEntry(TypedDict):
     """A codec that was asked for. missing: why it could not be measured, null if it was. detail: settings, versions.
 
     source: the model file, or the TOML file of a program, with which it was made; empty for what is built in.
-    digest: of what
+    qualities: what was asked for this time, which is what curves are made of; rows of others stay. digest: of what
     decides the bytes and is told nowhere else here: commands, a checkpoint's content; empty if there is nothing more.
-    Results of before have none.
+    Results of before have neither.
     """
 
     name: str
@@ -52,6 +52,7 @@ class CodecEntry(TypedDict):
     model_id: str | None
     detail: str
     source: str
+    qualities: list[float]
     digest: str
 
 

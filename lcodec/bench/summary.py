@@ -55,8 +55,15 @@ class Table:
 
 
 def table(results: Results, codec: str) -> Table | None:
-    """Of the images that went well at all qualities; a quality at which none did is left out. None if nothing did."""
+    """Of the images that went well at all qualities that were asked for; a quality at which none did is left out.
+
+    None if nothing did. Rows of other qualities, which an earlier run made of some images perhaps, do not count.
+    """
+    entry = next((e for e in results["codecs"] if e["name"] == codec), None)
+    asked = entry.get("qualities") if entry else None  # results of before do not tell
     rows = [r for r in results["rows"] if r["codec"] == codec and not r["error"]]
+    if asked is not None:
+        rows = [r for r in rows if r["quality"] in asked]
     qualities = sorted({r["quality"] for r in rows})
     by_image: dict[str, dict[float, Any]] = {}
     for row in rows:
@@ -265,6 +272,7 @@ def _published(path: Path, name: str, value: Any) -> tuple[CodecEntry, Curve]:
         "model_id": None,
         "detail": f"numbers of {path.name}",
         "source": str(path.resolve()),
+        "qualities": [point["quality"] for point in points],
         "digest": "",
     }
     return entry, {"codec": PUBLISHED + name, "points": points}
