@@ -96,6 +96,7 @@ vectors: $(BUILT) ## write the golden vectors again: a change in them is a chang
 	$(PY) tests/make_vectors.py
 
 wheel: $(BUILT) ## build a wheel into dist/
+	rm -rf build  # or what an earlier build left there is in the wheel, too
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 

@@ -138,13 +138,14 @@ def test_interval_is_wide_where_images_disagree():
 def test_bd_rate_that_is_not_defined_is_none_and_says_why():
     results = results_of({"a": (BPP, DB), "far": (BPP, DB + 40), "one": (BPP[:1], DB[:1]), "none": (BPP, DB)})
     for row in results["rows"]:
-        if row["codec"] == "none" and row["image"] == "0.png":
+        if row["codec"] == "none" and row["quality"] == 4:  # lossless there
             row["psnr"] = None
     found = {e["codec"]: e for e in summary.bd_entries(results)}
     assert all(e["bd_rate"] is None and e["low"] is None and e["range"] is None for e in found.values())
     assert "no quality in common" in found["far"]["note"]
     assert "one quality only" in found["one"]["note"]
-    assert "not defined for all images" in found["none"]["note"]
+    assert "no image has PSNR RGB (dB) at all qualities" in found["none"]["note"]
+    assert all(e["images"] == 0 for e in found.values())
 
 
 def test_small_overlap_is_a_warning():
@@ -163,6 +164,35 @@ def test_an_image_that_failed_is_left_out_on_both_sides():
     assert entry["bd_rate"] == pytest.approx(-50, abs=0.01)
     assert "over 3 images" in entry["note"]
     assert {p["images"] for c in summary.curves(results) for p in c["points"]} == {3, 4}
+
+
+def test_image_without_a_metric_is_left_out_of_its_bd_rates_alone():
+    results = results_of({"a": (BPP, DB), "b": (0.7 * BPP, DB), "c": (0.5 * BPP, DB)}, n_images=6)
+    results["metrics"] = ["psnr", "ms_ssim", "ms_ssim_db"]
+    for row in results["rows"]:
+        row["ms_ssim"] = None if row["image"] == "0.png" else 1 - 10 ** (-row["psnr"] / 20)
+        row["ms_ssim_db"] = None if row["image"] == "0.png" else row["psnr"] / 2
+        if (row["codec"], row["image"], row["quality"]) == ("b", "1.png", 4):  # lossless
+            row["psnr"] = None
+    found = {(e["codec"], e["metric"]): e for e in summary.bd_entries(results)}
+    assert {key: e["images"] for key, e in found.items()} == {
+        ("b", "psnr"): 5, ("b", "ms_ssim"): 5, ("b", "ms_ssim_db"): 5,
+        ("c", "psnr"): 6, ("c", "ms_ssim"): 5, ("c", "ms_ssim_db"): 5,
+    }  # fmt: skip
+    assert found["c", "ms_ssim_db"]["bd_rate"] == pytest.approx(-50, abs=0.01)
+    assert found["c", "ms_ssim_db"]["low"] == pytest.approx(-50, abs=0.01)
+    assert found["b", "psnr"]["note"] == "over 5 images that both have" and found["c", "psnr"]["note"] == ""
+
+
+def test_ms_ssim_of_1_is_as_good_as_it_is_in_a_mean():
+    """It has no decibels, but the mean that becomes decibels has."""
+    results = results_of({"a": (BPP, DB), "b": (0.7 * BPP, DB)})
+    results["metrics"] = ["ms_ssim", "ms_ssim_db"]
+    for row in results["rows"]:
+        best = (row["image"], row["quality"]) == ("3.png", 4)
+        row["ms_ssim"] = 1.0 if best else 1 - 10 ** (-row["psnr"] / 20)
+        row["ms_ssim_db"] = None if best else row["psnr"] / 2
+    assert [e["images"] for e in summary.bd_entries(results)] == [4, 4]
 
 
 def test_ms_ssim_is_averaged_before_it_becomes_db():
@@ -198,6 +228,10 @@ def test_both_forms_of_published_curves_are_read(tmp_path):
         ('{"x": {"psnr": [1]}}', "needs lists|no list"),
         ('{"x": {"bpp": [1, 2], "psnr": [1]}}', "one length"),
         ('{"x": {"bpp": [1, "2"], "psnr": [1, 2]}}', "numbers"),
+        ('{"x": {"bpp": [1, 2], "psnr": [1, Infinity]}}', "numbers"),
+        ('{"x": {"bpp": [1, NaN], "psnr": [1, 2]}}', "numbers"),
+        ('{"x": {"bpp": [true, 2], "psnr": [1, 2]}}', "numbers"),
+        (f'{{"x": {{"bpp": [1, 1{"0" * 400}], "psnr": [1, 2]}}}}', "numbers"),
     ],
 )
 def test_damaged_published_curves_are_named(tmp_path, content, message):
@@ -239,6 +273,33 @@ def test_what_is_gone_or_fails_is_worse_and_what_is_new_is_not():
     after = results_of({"a": (BPP, DB), "b": (BPP, DB)})
     after["rows"][-1].update({"bytes": None, "bpp": None, "psnr": None, "error": "broken"})
     assert any("b fails on 1 rows" in line for line in compare(before, after, 1.0).worse)
+
+
+def test_rows_that_are_lost_are_worse_and_more_rows_are_not():
+    before = results_of({"a": (BPP, DB), "b": (BPP, DB)})
+    after = results_of({"a": (BPP, DB), "b": (BPP, DB)})
+    after["rows"] = [r for r in after["rows"] if (r["codec"], r["quality"]) != ("b", 2) or r["image"] == "0.png"]
+    assert compare(before, after, 1.0).worse == ["b lacks 3 rows that A has, 1.png q 2 among them"]
+    assert compare(after, before, 1.0).worse == []
+    after["rows"] = [r for r in after["rows"] if r["codec"] != "b"]
+    assert compare(before, after, 1.0).worse == ["b lacks 20 rows that A has, 0.png q 0 among them"]
+
+
+def test_one_image_without_a_metric_does_not_hide_what_is_worse():
+    before, after = results_of({"a": (BPP, DB)}), results_of({"a": (1.03 * BPP, DB)})
+    for results in (before, after):
+        for row in results["rows"]:
+            row["psnr"] = None if row["image"] == "0.png" else row["psnr"]
+    assert compare(before, after, 2.0).worse == ["a, PSNR RGB (dB): +3.00 % of bits"]
+
+
+def test_codec_that_is_not_timed_any_more_is_worse_where_speed_is_asked_for():
+    before, after = results_of({"a": (BPP, DB)}), results_of({"a": (BPP, DB)})
+    times = {"warm_encode_s": 0.2, "warm_decode_s": 0.1}
+    before["speed"] = [{"codec": "a", **times}]  # type: ignore[typeddict-item]
+    assert compare(before, after, 1.0).worse == []
+    assert compare(before, after, 1.0, 20.0).worse == ["a is timed in A, not in B"]
+    assert compare(after, before, 1.0, 20.0).worse == []
 
 
 def test_slower_is_worse_only_if_asked_for():
@@ -288,3 +349,19 @@ def test_what_is_missing_failed_or_skipped_is_in_the_terminal_table():
     assert "skipped: x.png is empty" in text
     assert "failed: b q 4 on 3.png: broken" in text
     assert "  B: PSNR 26.5 to 38.8\n    PSNR: over 3 images that both have" in text
+
+
+def test_number_of_images_in_the_texts_is_that_of_the_curves():
+    results = results_of({"a": (BPP, DB), "b": (0.7 * BPP, DB)})
+    results["rows"] = [r for r in results["rows"] if r["codec"] == "a" or r["image"] != "3.png" or r["quality"] < 4]
+    results["curves"] = summary.curves(results)
+    results["bd"] = summary.bd_entries(results)
+    assert table.summary_lines(results)[0].startswith("3 to 4 of 4 images, bits at equal quality")
+    assert "interval over 3 to 4 of 4 images (bootstrap)" in table.markdown(results)[-2]
+    for entry in results["bd"]:
+        del entry["images"]  # as it was before
+    assert table.summary_lines(results)[0].startswith("3 to 4 of 4 images")
+    results["codecs"][1]["qualities"] = [0, 1, 2, 3]
+    results["curves"] = summary.curves(results)
+    results["bd"] = summary.bd_entries(results)
+    assert table.summary_lines(results)[0].startswith("4 images, bits at equal quality")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("scipy", reason="extra 'bench' is not installed")
 
@@ -72,6 +74,44 @@ def test_pillow_codecs_give_larger_and_better_files_at_higher_quality(photo, nam
     assert sizes[0] < sizes[1] and levels[0] + 3 < levels[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "module", "variable"),
+    [("avif", "PIL.AvifImagePlugin", "DEFAULT_MAX_THREADS"), ("jxl", "pillow_jxl.JpegXLImagePlugin", "DECODE_THREADS")],
+)
+def test_pillow_codecs_decode_on_the_threads_that_they_are_given(photo, monkeypatch, name, module, variable):
+    plugin = pytest.importorskip(module)
+    (coder,) = find_codecs([name], [], 3)
+    if coder.missing:
+        pytest.skip(coder.missing)
+    monkeypatch.setattr(plugin, variable, -1)
+    coder.decode(coder.encode(photo[:16, :16], coder.qualities[0]), 16, 16)
+    assert getattr(plugin, variable) == 3
+
+
+def test_programs_are_told_the_threads(tmp_path, program, photo):
+    path = toml(tmp_path, encode='"copycodec encode {input} {output} --threads={threads}"')
+    (coder,) = find_codecs([str(path)], [], 3)
+    again = coder_of_entry(coder.entry(), 2)
+    program.write_text(f"#!{sys.executable}\nimport sys\nopen(sys.argv[3], 'w').write(sys.argv[4])\n")
+    for made, count in ((coder, 3), (again, 2)):
+        assert made.encode(photo[:8, :8], 1) == b"--threads=%d" % count
+    jxl = programs.built_in(2)["jxl"]
+    assert jxl.threads == 2 and all("{threads}" in text for text in (jxl.encode_command, jxl.decode_command))
+
+
+def test_digest_of_a_program_changes_with_what_decides_its_files(tmp_path, program):
+    changes = [
+        {},
+        {"encode": '"copycodec encode {input} {output} {quality} 4"'},
+        {"decode": '"copycodec decode {input} {output} 4"'},
+        {"suffix": '".other"'},
+        {"input": '"ppm"'},
+    ]
+    digests = [read_toml(toml(tmp_path, **change))[0].digest for change in changes]
+    assert len(set(digests)) == len(digests) and all(len(digest) == 16 for digest in digests)
+    assert read_toml(toml(tmp_path, label='"Other"', qualities="[3]"))[0].digest == digests[0]
+
+
 def test_names_aliases_and_all_are_found_once():
     assert [c.name for c in find_codecs(["jpeg", "jpeg-444", "webp"], [], 1)] == ["jpeg-444", "jpeg-420", "webp"]
     assert [c.name for c in find_codecs(["all"], [], 1)] == registry.known_codecs()
@@ -99,6 +139,18 @@ def test_a_file_beside_a_program_is_missing_too(tmp_path, program):
 def test_compressai_without_a_checkpoint_is_missing():
     (coder,) = find_codecs(["compressai"], [], 1)
     assert coder.missing
+
+
+def test_compressai_of_a_checkpoint_that_was_trained_on_is_another_codec(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "compressai", types.SimpleNamespace(__version__="1", __spec__=object()))
+    path = tmp_path / "net.pth.tar"
+    entries = []
+    for value in (0.0, 1.0):
+        torch.save({"g_a.0.weight": torch.full((2,), value)}, path)
+        (coder,) = find_codecs(["compressai"], [path], 1)
+        entries.append(coder.entry())
+    assert entries[0]["digest"] and entries[0]["digest"] != entries[1]["digest"]
+    assert entries[0] | {"digest": ""} == entries[1] | {"digest": ""}
 
 
 @pytest.mark.parametrize("form", ["png", "ppm", "yuv444"])

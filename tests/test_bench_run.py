@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +207,97 @@ def test_same_model_in_a_smaller_file_is_not_measured_again(images):
     assert len(run(settings(images, [program], out=images / "program"))["rows"]) == 9 and program.calls
 
 
+def test_codec_with_another_command_or_checkpoint_is_measured_again(images):
+    """Its name and detail are the same; what its files depend on is in the digest."""
+    run(settings(images, [steps(digest="11")]))
+    coder = steps(digest="11")
+    assert len(run(settings(images, [coder]))["rows"]) == 9 and coder.calls == []
+    coder = steps(digest="22")
+    results = run(settings(images, [coder]))
+    assert len(coder.calls) == 1 + 9 and len(results["rows"]) == 9
+    assert results["codecs"][0]["digest"] == "22"
+
+
+def test_program_whose_command_has_changed_is_measured_again(images):
+    script = images.parent / "enc.py"
+    script.write_text(
+        "import sys\n"
+        "data = open(sys.argv[1], 'rb').read() + bytes(int(sys.argv[3]))\n"
+        "open(sys.argv[2], 'wb').write(data)\n"
+    )
+    sizes = []
+    for more in (4, 0):
+        toml = images.parent / "codec.toml"
+        toml.write_text(
+            f"[codec.own]\nencode = '{sys.executable} {script} {{input}} {{output}} {more}'\n"
+            f"decode = '{sys.executable} {script} {{input}} {{output}} 0'\nsuffix = 'own'\nqualities = [1]\n"
+        )
+        results = run(settings(images, find_codecs([str(toml)], [], 1)))
+        assert not [row["error"] for row in results["rows"] if row["error"]]
+        sizes.append([row["bytes"] for row in results["rows"]])
+    assert sizes[1] == [size - 4 for size in sizes[0]]
+
+
+def without_new_keys(out: Path) -> None:
+    """Make results.json what it was before codecs told their qualities and a digest."""
+    content = json.loads((out / store.JSON).read_text())
+    for entry in content["codecs"]:
+        del entry["qualities"], entry["digest"]
+    for entry in content["bd"]:
+        del entry["images"]
+    (out / store.JSON).write_text(json.dumps(content))
+
+
+def test_results_of_before_go_on(images):
+    run(settings(images, [steps(digest="11"), steps("other")]))
+    without_new_keys(images.parent / "out")
+    coder = steps(digest="11")
+    results = run(settings(images, [coder]))
+    assert coder.calls == [] and len(results["rows"]) == 9 + 9
+    assert [len(c["points"]) for c in results["curves"]] == [3, 3]
+
+
+def test_rows_of_another_version_are_warned_of(images):
+    said: list[str] = []
+    run(settings(images, [steps()]))
+    run(settings(images, [steps()]), Listener(warn=said.append))
+    assert said == []
+    out = images.parent / "out"
+    content = store.load(out)
+    content["lcodec"], content["machine"]["torch"] = "0.0.1", "1.0"
+    (out / store.JSON).write_text(json.dumps(content))
+    run(settings(images, [steps()]), Listener(warn=said.append))
+    assert [text.split(",")[0] for text in said] == [
+        "rows that are kept were made with lcodec 0.0.1",
+        "rows that are kept were made with torch 1.0",
+    ]
+
+
+def test_curves_are_of_the_qualities_that_were_asked_for(images):
+    """Of a run that was broken off, some images have qualities that the others never get."""
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(images, [steps(hook=interrupt_after(5))]))
+    coder = steps()
+    coder.qualities = (2.0, 8.0)
+    results = run(settings(images, [coder]))
+    assert len(results["rows"]) == 3 + 2 + 2  # the first image has 5, too
+    (curve,) = results["curves"]
+    assert [(p["quality"], p["images"]) for p in curve["points"]] == [(2, N_IMAGES), (8, N_IMAGES)]
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(images, [steps(hook=interrupt_after(0))]))
+    assert store.load(images.parent / "out")["codecs"][0]["qualities"] == [2, 5, 8]
+
+
+def test_what_a_run_leaves_below_its_folder_is_no_image(images, monkeypatch):
+    monkeypatch.chdir(images)
+    first = run(settings(Path("."), find_codecs(["jpeg-444"], [], 1), out=Path("bench-images")))
+    Path("bench-images/rd.png").write_bytes(Path("a.png").read_bytes())
+    assert list(Path("bench-images").rglob("*.jpg"))
+    again = run(settings(Path("."), find_codecs(["jpeg-444"], [], 1), out=Path("bench-images")))
+    assert [i["name"] for i in again["images"]] == ["a.png", "b.png", "deeper/a.png"]
+    assert again["rows"] == first["rows"]
+
+
 def test_folder_of_other_images_or_of_another_machine_is_refused(images, photo):
     run(settings(images, [steps()]))
     with pytest.raises(UsageError, match="threads 1, here it is 2"):
@@ -316,6 +408,10 @@ def test_damaged_results_are_named(tmp_path):
         (tmp_path / store.JSON).write_text(content)
         with pytest.raises(InputError, match=message):
             store.load(tmp_path)
+    (tmp_path / store.JSON).write_text('{"format": 1, "rows": [], "codecs": []}')
+    with pytest.raises(InputError, match="lacks anchor, bd, command"):
+        store.load(tmp_path)
+    assert_one_line(call("--compare", tmp_path, tmp_path), InputError.exit_code, "lacks anchor")
 
 
 # ---- the command
@@ -323,6 +419,11 @@ def test_damaged_results_are_named(tmp_path):
 
 def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(cli, ["bench", *map(str, arguments)])
+
+
+def assert_one_line(result: Any, code: int, message: str) -> None:
+    assert (result.exit_code, result.exception.__class__) == (code, SystemExit)
+    assert message in result.stderr and "Traceback" not in result.stderr
 
 
 def test_command_measures_models_and_codecs_and_draws(images, model_file, photo, monkeypatch):
@@ -377,9 +478,17 @@ def test_speed_is_measured_warm_and_cold(images):
 def test_bad_options_end_in_one_line_and_write_nothing(images, model_file, arguments, code, message):
     filled = [a.format(images=images, model=model_file) for a in arguments]
     result = call(*filled, *(["-o", images.parent / "out"] if filled[:1] == [str(images)] else []))
-    assert (result.exit_code, result.exception.__class__) == (code, SystemExit)
-    assert message in result.stderr and "Traceback" not in result.stderr
+    assert_one_line(result, code, message)
     assert not (images.parent / "out").exists()
+
+
+def test_without_scipy_nothing_is_measured(images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    out = images.parent / "out"
+    result = call(images, "-o", out, "--models", "none", "--codecs", "webp", "--metrics", "psnr", "--no-speed")
+    assert_one_line(result, UsageError.exit_code, "scipy is not installed")
+    assert "lcodec[bench]" in result.stderr and not out.exists()
+    assert_one_line(call("--compare", images, images), UsageError.exit_code, "scipy is not installed")
 
 
 def test_exit_code_tells_of_skipped_images_and_of_failed_rows(images, monkeypatch):

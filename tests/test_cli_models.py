@@ -63,10 +63,18 @@ def test_list_has_the_rates_of_results_csv(tmp_path, monkeypatch, model_file):
 def test_results_that_are_damaged_or_of_another_kind_do_not_stop_the_list(tmp_path, monkeypatch, model_file):
     monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
     shutil.copy(model_file, tmp_path / "m.safetensors")
-    for text in ("", "a,b\n1,2\n", HEADER + "m,0123456789abcdef,x,y\n", HEADER + "m,,1,a,1,1,1,1,nan\n"):
+    lines = ("m,0123456789abcdef,x,y\n", "m,,1,a,1,1,1,1,nan\n", "m,0123456789abcdef,1,a,1,1,1,1,nan\n")
+    for text in ("", "a,b\n1,2\n", *(HEADER + line for line in lines)):
         (tmp_path / "results.csv").write_text(text)
         assert rates.curves(tmp_path) == {}
         assert run("models").exit_code == 0
+
+
+def test_row_without_a_number_leaves_the_other_rows(tmp_path):
+    levels = {1: 30, 2: 32, 3: "", 4: "nan"}
+    rows = [f"m,0123456789abcdef,{q},kodim01.png,8,8,1,{q},{psnr}" for q, psnr in levels.items()]
+    (tmp_path / "results.csv").write_text(HEADER + "\n".join(["jpeg-444,,1,kodim01.png,8,8,1,1,", *rows]))
+    assert rates.curves(tmp_path)["0123456789abcdef"].points == ((1, 1, 30), (2, 2, 32))
 
 
 def test_rates_that_finalize_measured_stand_in_for_results():
@@ -202,6 +210,14 @@ def fetched(model_file) -> Path:
 def test_model_in_the_users_folder_is_removed(fetched):
     result = run("models", "remove", "fetched", "--yes")
     assert (result.exit_code, result.stdout) == (0, f"{fetched} removed\n")
+    assert not fetched.exists()
+
+
+def test_file_that_is_named_twice_is_removed_once(fetched, monkeypatch):
+    id_ = weights.info(fetched).id
+    monkeypatch.setenv(weights.ENVIRONMENT, f"{fetched.parent}/../{fetched.parent.name}")  # the same folder
+    result = run("models", "remove", "fetched", id_, "--yes")
+    assert (result.exit_code, result.stdout) == (0, f"{fetched} removed\n"), result.output
     assert not fetched.exists()
 
 

@@ -52,10 +52,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if first else 200)
         if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - first))
+            place = "9" * 5000 if what == "digits" else str(first)
+            self.send_header("Content-Range", f"bytes {place}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", "9" * 5000 if what == "digits" else str(len(data) - first))
         self.end_headers()
-        end = len(data) if what in ("good", "whole") else min(len(data), first + int(what))
+        end = len(data) if what in ("good", "whole", "digits") else min(len(data), first + int(what))
         self.wfile.write(data[first:end])
 
     def log_message(self, *_arguments: object) -> None:
@@ -183,6 +184,18 @@ def test_endless_answer_does_not_fill_the_disk(server, target, monkeypatch):
     with pytest.raises(ModelError, match="more than 100000 bytes"):
         fetch(server, target)
     assert os.listdir(target.parent) == []
+
+
+def test_length_of_absurd_many_digits_is_no_length(server, target):
+    Handler.script = ["digits"]
+    told: list[int | None] = []
+    fetch(server, target, progress=lambda done, total: told.append(total))
+    assert target.read_bytes() == DATA and set(told) == {None}
+    target.unlink()
+    target.with_name("a.pth.tar.part").write_bytes(DATA[:1000])
+    Handler.script = ["digits"]
+    with pytest.raises(ModelError, match="another content"):  # a piece whose place is not known
+        fetch(server, target)
 
 
 def test_full_disk_is_an_output_error_and_leaves_no_file(server, target, monkeypatch):

@@ -9,6 +9,7 @@ overshoot where polynomials do.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,11 @@ class Delta(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def missing() -> str | None:
+    """Why no delta can be computed here, None if it can."""
+    return "package scipy is not installed" if importlib.util.find_spec("scipy") is None else None
 
 
 def bd_rate(anchor_bpp: ArrayLike, anchor_quality: ArrayLike, bpp: ArrayLike, quality: ArrayLike) -> BDRate:

@@ -12,13 +12,15 @@ import numpy as np
 
 from lcodec.bench.schema import CodecEntry, Kind
 
+DIGEST_DIGITS = 16  # of a SHA-256, in hex
+
 
 @dataclass
 class Coder:
     """A codec with its settings. qualities: what is measured unless asked otherwise, ascending in rate.
 
     source: what makes it again: a model file or the TOML file of a program; empty for what is built in.
-    missing: why it cannot be used here.
+    missing: why it cannot be used here. digest: of what decides its files beside model_id and detail.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Coder:
     model_id: str | None = None
     source: str = ""
     missing: str | None = None
+    digest: str = ""
     kind: Kind = field(init=False)
     # Whether it may run in another process beside others, while nothing is being timed.
     parallel = True
@@ -58,4 +61,6 @@ class Coder:
             "model_id": self.model_id,
             "detail": self.detail,
             "source": self.source,
+            "qualities": list(self.qualities),
+            "digest": self.digest,
         }

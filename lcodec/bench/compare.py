@@ -26,7 +26,7 @@ def compare(a: Results, b: Results, threshold: float, speed_threshold: float | N
     A codec is worse if it needs more than `threshold` per cent more bits at equal quality in any metric (BD-rate of B
     against A); where that is not defined, if at some quality files grew by more than that and the metric did not, or
     the metric fell by more than that and files did not shrink; if it fails or is missing where it was not before; and,
-    with `speed_threshold`, if warm encoding or decoding takes more than that many per cent longer.
+    with `speed_threshold`, if warm encoding or decoding takes more than that many per cent longer or is not timed now.
     """
     found = Comparison()
     common = {i["name"]: i["sha256"] for i in a["images"]}
@@ -65,6 +65,9 @@ def _codec(found: Comparison, name: str, a: Results, b: Results, threshold: floa
     failed = [key for key, row in rows_b.items() if row["error"] and key in rows_a and not rows_a[key]["error"]]
     if failed:
         found.worse.append(f"{name} fails on {len(failed)} rows that went well, {failed[0][0]} among them")
+    lost = [key for key, row in rows_a.items() if not row["error"] and key not in rows_b]
+    if lost:
+        found.worse.append(f"{name} lacks {len(lost)} rows that A has, {lost[0][0]} q {lost[0][2]:g} among them")
     both = [(rows_a[key], rows_b[key]) for key in rows_a if key in rows_b]
     pairs = [(x, y) for x, y in both if not x["error"] and not y["error"]]
     metrics = [m for m in shown_metrics(a) if m in b["metrics"]]
@@ -81,16 +84,12 @@ def _codec(found: Comparison, name: str, a: Results, b: Results, threshold: floa
         return
     before, after = before.of(common), after.of(common)
     for metric in metrics:
-        bd = summary.compare(
-            name,
-            metric,
-            before.mean("bpp"),
-            before.mean(metric),
-            after.mean("bpp"),
-            after.mean(metric),
-        )
+        # Where no image has the metric at all qualities, some of them can still be compared.
+        defined = summary.defined_in_both(metric, before, after) or common
+        x, y = before.of(defined), after.of(defined)
+        bd = summary.compare(name, metric, x.mean("bpp"), x.mean(metric), y.mean("bpp"), y.mean(metric))
         if bd["bd_rate"] is None:
-            _at_equal_quality(found, name, metric, before, after, threshold)
+            _at_equal_quality(found, name, metric, x, y, threshold)
             continue
         line = f"{name}, {METRICS[metric]}: {bd['bd_rate']:+.2f} % of bits"
         found.lines.append(line + (f" ({bd['note']})" if bd["note"] else ""))
@@ -122,6 +121,8 @@ def _at_equal_quality(
 
 def _speed(found: Comparison, name: str, a: Results, b: Results, threshold: float | None) -> None:
     before, after = ({s["codec"]: s for s in x["speed"]}.get(name) for x in (a, b))
+    if before is not None and after is None and threshold is not None:
+        found.worse.append(f"{name} is timed in A, not in B")
     if before is None or after is None:
         return
     for what, old, new in (

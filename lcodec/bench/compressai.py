@@ -5,6 +5,7 @@ What `compress` returns is written to one file: its strings and the size of z, a
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import struct
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lcodec import weights
-from lcodec.bench.coder import Coder
+from lcodec.bench.coder import DIGEST_DIGITS, Coder
 from lcodec.errors import LcodecError
 
 COMPRESSAI = "compressai"
@@ -125,6 +126,8 @@ def _coder(path: Path, version: str) -> Coder:
     try:
         if checkpoint.is_ours(checkpoint.load(path)):
             coder.missing = "the checkpoint is lcodec's own, of several qualities"
-    except LcodecError as error:
+        # A network that was trained on has the same path.
+        coder.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST_DIGITS]
+    except (LcodecError, OSError) as error:
         coder.missing = str(error)
     return coder

@@ -20,11 +20,15 @@ from lcodec.bench.programs import built_in
 
 @dataclass
 class PillowCoder(Coder):
-    """One of Pillow's formats. options: of `save` but for the quality, which goes to the option `quality_option`."""
+    """One of Pillow's formats. options: of `save` but for the quality, which goes to the option `quality_option`.
+
+    threads: to decode with, where a format has a choice.
+    """
 
     format: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     quality_option: str = "quality"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         self.kind = "pillow"
@@ -40,12 +44,26 @@ class PillowCoder(Coder):
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         self._load_plugin()
+        self._limit_threads()
         with PIL.Image.open(io.BytesIO(data), formats=[self.format]) as image:
             return np.asarray(image.convert("RGB"))
 
     def _load_plugin(self) -> None:
         if self.format == "JXL":
             import pillow_jxl  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
+
+    def _limit_threads(self) -> None:
+        """Both plugins decode on all cores unless their module says otherwise; `open` has no argument for it."""
+        if self.format == "AVIF":
+            from PIL import AvifImagePlugin
+
+            AvifImagePlugin.DEFAULT_MAX_THREADS = self.threads
+        elif self.format == "JXL":
+            from pillow_jxl import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+                JpegXLImagePlugin,
+            )
+
+            JpegXLImagePlugin.DECODE_THREADS = self.threads
 
 
 def _pillow(feature: str | None, settings: str) -> tuple[str, str | None]:
@@ -89,7 +107,17 @@ def avif(threads: int) -> Coder:
     detail, missing = _pillow("avif", f"speed 6, 4:4:4, {threads} threads")
     qualities = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
     options = {"speed": 6, "subsampling": "4:4:4", "max_threads": threads}
-    return PillowCoder("avif", "AVIF", ".avif", qualities, detail, missing=missing, format="AVIF", options=options)
+    return PillowCoder(
+        "avif",
+        "AVIF",
+        ".avif",
+        qualities,
+        detail,
+        missing=missing,
+        format="AVIF",
+        options=options,
+        threads=threads,
+    )
 
 
 def jpeg_2000(threads: int) -> Coder:
@@ -113,13 +141,15 @@ def jpeg_xl(threads: int) -> Coder:
     """Through pillow-jxl-plugin, or cjxl and djxl if that is not there."""
     qualities = (0.0, 20.0, 40.0, 60.0, 75.0, 85.0, 90.0, 95.0)
     if importlib.util.find_spec("pillow_jxl") is None:
-        coder = built_in()["jxl"]
+        coder = built_in(threads)["jxl"]
         if coder.missing:
             coder.missing = f"neither package pillow-jxl-plugin nor {coder.missing}"
         return coder
     detail = f"Pillow {PIL.__version__}, pillow-jxl-plugin {version('pillow-jxl-plugin')}; effort 7, {threads} threads"
     options = {"effort": 7, "num_threads": threads}
-    return PillowCoder("jxl", "JPEG XL", ".jxl", qualities, detail, format="JXL", options=options)
+    return PillowCoder(
+        "jxl", "JPEG XL", ".jxl", qualities, detail, format="JXL", options=options, threads=threads
+    )
 
 
 PILLOW: dict[str, Callable[[int], Coder]] = {

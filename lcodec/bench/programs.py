@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shlex
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from lcodec.bench.coder import Coder
+from lcodec.bench.coder import DIGEST_DIGITS, Coder
 from lcodec.bench.yuv import to_rgb, to_yuv
 from lcodec.errors import LcodecError, UsageError
 
@@ -23,7 +25,7 @@ BUILT_IN = Path(__file__).with_name("programs.toml")
 TIMEOUT_S = 3600
 KEYS = {"label": str, "encode": str, "decode": str, "suffix": str, "qualities": list, "input": str, "detail": str}
 REQUIRED = ("encode", "decode", "suffix", "qualities")
-PLACEHOLDERS = ("input", "output", "quality", "width", "height", "program_dir")
+PLACEHOLDERS = ("input", "output", "quality", "width", "height", "threads", "program_dir")
 EXTENSIONS = {"png": ".png", "ppm": ".ppm", "yuv444": ".yuv"}
 
 
@@ -33,14 +35,20 @@ class ProgramError(LcodecError):
 
 @dataclass
 class ProgramCoder(Coder):
-    """Commands with placeholders, see programs.toml. input: "png", "ppm", "yuv444". Times include its start."""
+    """Commands with placeholders, see programs.toml. input: "png", "ppm", "yuv444". Times include its start.
+
+    threads: how many a command is told that asks for them.
+    """
 
     encode_command: str = ""
     decode_command: str = ""
     input: str = "png"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         self.kind = "program"
+        decides = json.dumps([self.encode_command, self.decode_command, self.suffix, self.input])
+        self.digest = hashlib.sha256(decides.encode()).hexdigest()[:DIGEST_DIGITS]
         self.missing = next(filter(None, map(_missing, (self.encode_command, self.decode_command))), None)
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
@@ -58,7 +66,8 @@ class ProgramCoder(Coder):
         with tempfile.TemporaryDirectory(prefix="lcodec-bench-") as folder:
             source, target = Path(folder) / f"in{suffix}", Path(folder) / f"out{suffix_out}"
             source.write_bytes(data)
-            words = fill(command, {"input": str(source), "output": str(target), **values})
+            values = {"input": str(source), "output": str(target), "threads": str(self.threads), **values}
+            words = fill(command, values)
             try:
                 done = subprocess.run(
                     words, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
@@ -118,12 +127,12 @@ def unpack(data: bytes, form: str, height: int, width: int) -> np.ndarray:
         raise ProgramError(f"the decoder's output is not a {form.upper()} image") from error
 
 
-def built_in() -> dict[str, ProgramCoder]:
+def built_in(threads: int = 1) -> dict[str, ProgramCoder]:
     """The codecs of programs.toml, by name."""
-    return {coder.name: coder for coder in read_toml(BUILT_IN)}
+    return {coder.name: coder for coder in read_toml(BUILT_IN, threads)}
 
 
-def read_toml(path: Path) -> list[ProgramCoder]:
+def read_toml(path: Path, threads: int = 1) -> list[ProgramCoder]:
     """The codecs that a TOML file describes. Raises UsageError."""
     if sys.version_info >= (3, 11):
         import tomllib
@@ -138,10 +147,10 @@ def read_toml(path: Path) -> list[ProgramCoder]:
     if not isinstance(entries, dict) or not entries or not all(isinstance(e, dict) for e in entries.values()):
         raise UsageError(f"{path} describes no codec", hint=f"see {BUILT_IN}")
     source = "" if path == BUILT_IN else str(path.resolve())
-    return [_coder(path, name, entry, source) for name, entry in entries.items()]
+    return [_coder(path, name, entry, source, threads) for name, entry in entries.items()]
 
 
-def _coder(path: Path, name: str, entry: dict[str, Any], source: str) -> ProgramCoder:
+def _coder(path: Path, name: str, entry: dict[str, Any], source: str, threads: int) -> ProgramCoder:
     where = f"{path}, codec {name}"
     for key, value in entry.items():
         if not isinstance(value, KEYS.get(key, ())):
@@ -170,6 +179,7 @@ def _coder(path: Path, name: str, entry: dict[str, Any], source: str) -> Program
         encode_command=entry["encode"],
         decode_command=entry["decode"],
         input=form,
+        threads=threads,
     )
 
 

@@ -35,7 +35,7 @@ def find_codecs(names: Sequence[str], models: Sequence[Path], threads: int) -> l
         if item == NONE:
             continue
         if item.endswith(".toml"):
-            found: list[Coder] = list(read_toml(Path(item)))
+            found: list[Coder] = list(read_toml(Path(item), threads))
         else:
             chosen = known if item == ALL else ALIASES.get(item, (item,))
             if not set(chosen) <= set(known):
@@ -51,7 +51,7 @@ def _make(name: str, models: Sequence[Path], threads: int) -> list[Coder]:
     """The codec of that name: one, or for CompressAI one a checkpoint."""
     if name == COMPRESSAI:
         return compressai_coders(models)
-    return [PILLOW[name](threads) if name in PILLOW else built_in()[name]]
+    return [PILLOW[name](threads) if name in PILLOW else built_in(threads)[name]]
 
 
 def coder_of_entry(entry: CodecEntry, threads: int, device: str = "auto") -> Coder:
@@ -61,7 +61,8 @@ def coder_of_entry(entry: CodecEntry, threads: int, device: str = "auto") -> Cod
     if entry["kind"] == "pillow" and name in PILLOW:
         coder = PILLOW[name](threads)
     elif entry["kind"] == "program":
-        coder = next((c for c in (read_toml(Path(source)) if source else built_in().values()) if c.name == name), None)
+        programs = read_toml(Path(source), threads) if source else built_in(threads).values()
+        coder = next((c for c in programs if c.name == name), None)
     elif entry["kind"] == "compressai":
         coder = CompressaiCoder(name, entry["label"], ".bin", (1.0,), entry["detail"], source=source)
     elif entry["kind"] == "lcodec":

@@ -84,11 +84,11 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     machine, OutputError if it cannot be written; what was measured until then is kept.
     """
     listener = listener or Listener()
-    images, skipped = find_images(settings.folder)
+    images, skipped = find_images(settings.folder, settings.out)
     images = images[:: settings.every]
     for entry in skipped:
         listener.warn(f"{entry['error']}; skipped")
-    results, old_rows = begin(settings, images, skipped)
+    results, old_rows = begin(settings, images, skipped, listener.warn)
     tasks = plan(settings, images, old_rows, results["metrics"])
     results["rows"] = old_rows
     for coder in settings.coders:
@@ -106,11 +106,17 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     return results
 
 
-def find_images(folder: Path) -> tuple[list[ImageEntry], list[Skipped]]:
-    """The images below a folder, sorted by name, and those that cannot be read. Raises InputError if there are none."""
+def find_images(folder: Path, out: Path) -> tuple[list[ImageEntry], list[Skipped]]:
+    """The images below a folder, sorted by name, and those that cannot be read. Raises InputError if there are none.
+
+    out: what a run leaves, which is none of its images where it lies below the folder.
+    """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     found = [p for p in folder.rglob("*") if p.suffix.lower() in INPUT_SUFFIXES and not p.name.startswith(".")]
+    root, own = folder.resolve(), out.resolve()
+    if own != root and own.is_relative_to(root):
+        found = [p for p in found if not p.relative_to(folder).is_relative_to(own.relative_to(root))]
     paths = sorted(p for p in found if p.is_file())
     images: list[ImageEntry] = []
     skipped: list[Skipped] = []
@@ -139,8 +145,13 @@ def read_rgb(path: Path) -> np.ndarray:
 # ---- what is to be done
 
 
-def begin(settings: Settings, images: list[ImageEntry], skipped: list[Skipped]) -> tuple[Results, list[Row]]:
-    """The results to go on with, and the rows that still hold. Raises UsageError, OutputError."""
+def begin(
+    settings: Settings, images: list[ImageEntry], skipped: list[Skipped], warn: Callable[[str], None]
+) -> tuple[Results, list[Row]]:
+    """The results to go on with, and the rows that still hold. Raises UsageError, OutputError.
+
+    warn: told if those rows were made by other versions than run here.
+    """
     out, machine = settings.out, describe_machine(settings.threads, settings.device)
     entries = [coder.entry() for coder in settings.coders] + [entry for entry, _ in settings.published]
     results: Results = {
@@ -170,11 +181,17 @@ def begin(settings: Settings, images: list[ImageEntry], skipped: list[Skipped]) 
     results["metrics"] = [m for m in metrics.DIGITS if m in {*old["metrics"], *settings.metrics}]
     # Codecs that are not asked for this time stay, those that have changed do not.
     asked = {entry["name"]: entry for entry in entries}
-    same = {e["name"] for e in old["codecs"] if _identity(e) == _identity(asked.get(e["name"], e))}
+    same = {e["name"] for e in old["codecs"] if _is_same(e, asked.get(e["name"], e))}
     results["codecs"] += [e for e in old["codecs"] if e["name"] not in asked and e["kind"] != "published"]
     results["speed"] = [s for s in old["speed"] if s["codec"] in same]
     names = {image["name"] for image in images}
     rows = [r for r in store.load_rows(out) if r["codec"] in same and r["image"] in names and not r["error"]]
+    for what, there, here in (
+        ("lcodec", old["lcodec"], __version__),
+        ("torch", old["machine"].get("torch"), machine["torch"]),
+    ):
+        if rows and there not in (None, here):
+            warn(f"rows that are kept were made with {what} {there}, here it is {here}; -o FOLDER measures all anew")
     return results, rows
 
 
@@ -186,6 +203,11 @@ def _check_same(out: Path, old: Results, new: Results) -> None:
         if old["machine"].get(key) != new["machine"].get(key):
             there, here = old["machine"].get(key), new["machine"].get(key)
             raise UsageError(f"{out} holds a run with {key} {there}, here it is {here}", hint=hint)
+
+
+def _is_same(old: CodecEntry, new: CodecEntry) -> bool:
+    """Whether the rows of an earlier run hold. Results of before have no digest: what they tell is compared."""
+    return _identity(old) == _identity(new) and old.get("digest") in (None, new.get("digest"))
 
 
 def _identity(entry: CodecEntry) -> tuple[Any, ...]:

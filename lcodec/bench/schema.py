@@ -40,6 +40,9 @@ class CodecEntry(TypedDict):
     """A codec that was asked for. missing: why it could not be measured, null if it was. detail: settings, versions.
 
     source: the model file, or the TOML file of a program, with which it was made; empty for what is built in.
+    qualities: what was asked for this time, which is what curves are made of; rows of others stay. digest: of what
+    decides the bytes and is told nowhere else here: commands, a checkpoint's content; empty if there is nothing more.
+    Results of before have neither.
     """
 
     name: str
@@ -49,6 +52,8 @@ class CodecEntry(TypedDict):
     model_id: str | None
     detail: str
     source: str
+    qualities: list[float]
+    digest: str
 
 
 class Row(TypedDict):
@@ -97,8 +102,9 @@ class BDEntry(TypedDict):
 
     bd_rate: per cent of bits at equal quality (negative is better). low, high: 95 % of bootstrap samples of the images
     lie between. range: common range of the metric. overlap: that range, as a share of the range of both together.
-    bd_quality: mean difference of the metric at equal rate (BD-PSNR where the metric is PSNR). note: a warning, or why
-    there is no number; empty if there is nothing to say.
+    bd_quality: mean difference of the metric at equal rate (BD-PSNR where the metric is PSNR). images: how many of the
+    run it is over, 0 where there is no number; results of before do not have it. note: a warning, or why there is no
+    number; empty if there is nothing to say.
     """
 
     codec: str
@@ -109,6 +115,7 @@ class BDEntry(TypedDict):
     range: list[float] | None
     overlap: float
     bd_quality: float | None
+    images: int
     note: str
 
 

@@ -111,6 +111,8 @@ def load(path: Path) -> Results:
         raise InputError(f"{file} holds no results of lcodec bench")
     if results.get("format") != FORMAT:
         raise InputError(f"{file} has format {results.get('format')!r}, known is {FORMAT}")
+    if missing := sorted(Results.__required_keys__ - results.keys()):
+        raise InputError(f"{file} lacks {', '.join(missing)}")
     found: Results = results  # type: ignore[assignment]
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,27 @@ class Table:
         value = self.values[key]
         return (value if pick is None else value[pick]).mean(0)
 
+    def defined(self, metric: str) -> list[str]:
+        """The images in which `mean` of a metric is finite at every quality."""
+        key = "ms_ssim" if metric == "ms_ssim_db" and "ms_ssim" in self.values else metric
+        finite = np.isfinite(self.values[key]).all(1)
+        return [name for name, whole in zip(self.images, finite, strict=True) if whole]
+
     def of(self, images: list[str]) -> Table:
         rows = [self.images.index(name) for name in images]
         return Table(images, self.qualities, {k: v[rows] for k, v in self.values.items()})
 
 
 def table(results: Results, codec: str) -> Table | None:
-    """Of the images that went well at all qualities; a quality at which none did is left out. None if nothing did."""
+    """Of the images that went well at all qualities that were asked for; a quality at which none did is left out.
+
+    None if nothing did. Rows of other qualities, which an earlier run made of some images perhaps, do not count.
+    """
+    entry = next((e for e in results["codecs"] if e["name"] == codec), None)
+    asked = entry.get("qualities") if entry else None  # results of before do not tell
     rows = [r for r in results["rows"] if r["codec"] == codec and not r["error"]]
+    if asked is not None:
+        rows = [r for r in rows if r["quality"] in asked]
     qualities = sorted({r["quality"] for r in rows})
     by_image: dict[str, dict[float, Any]] = {}
     for row in rows:
@@ -119,17 +133,22 @@ def _undefined(codec: str, metric: str, note: str) -> BDEntry:
         "range": None,
         "overlap": 0.0,
         "bd_quality": None,
+        "images": 0,
         "note": note,
     }
 
 
 def bd_of_tables(codec: str, metric: str, anchor: Table, numbers: Table) -> BDEntry:
-    """A codec against the anchor, over the images that both have, with the interval of the bootstrap."""
-    common = [name for name in anchor.images if name in numbers.images]
-    if not common:
+    """A codec against the anchor, over the images in which both have the metric, with the interval of the bootstrap."""
+    if not set(anchor.images) & set(numbers.images):
         return _undefined(codec, metric, "no image went well both here and with the anchor")
+    common = defined_in_both(metric, anchor, numbers)
+    if not common:
+        note = f"no image has {METRICS.get(metric, metric)} at all qualities both here and with the anchor"
+        return _undefined(codec, metric, note)
     a, b = anchor.of(common), numbers.of(common)
     entry = compare(codec, metric, a.mean("bpp"), a.mean(metric), b.mean("bpp"), b.mean(metric))
+    entry["images"] = 0 if entry["bd_rate"] is None else len(common)
     if len(common) < max(len(anchor.images), len(numbers.images)):
         entry["note"] = "; ".join(filter(None, [f"over {len(common)} images that both have", entry["note"]]))
     if entry["bd_rate"] is None or len(common) < LEAST_IMAGES:
@@ -152,12 +171,20 @@ def bd_of_tables(codec: str, metric: str, anchor: Table, numbers: Table) -> BDEn
     return entry
 
 
+def defined_in_both(metric: str, one: Table, other: Table) -> list[str]:
+    """The images in which both have a metric at all their qualities."""
+    theirs = set(other.defined(metric))
+    return [name for name in one.defined(metric) if name in theirs]
+
+
 def _of_published(codec: str, metric: str, anchor: Table, points: list[Point]) -> BDEntry:
     levels = [_number(p.get(metric)) for p in points]  # type: ignore[arg-type]
     if not all(map(math.isfinite, levels)):
         return _undefined(codec, metric, "not published")
     rates = [p["bpp"] for p in points]
-    return compare(codec, metric, anchor.mean("bpp"), anchor.mean(metric), rates, levels)
+    entry = compare(codec, metric, anchor.mean("bpp"), anchor.mean(metric), rates, levels)
+    entry["images"] = 0 if entry["bd_rate"] is None else len(anchor.images)
+    return entry
 
 
 def compare(codec: str, metric: str, rates_a: Any, levels_a: Any, rates_b: Any, levels_b: Any) -> BDEntry:
@@ -224,7 +251,7 @@ def _published(path: Path, name: str, value: Any) -> tuple[CodecEntry, Curve]:
     similarities = lists.get("ms-ssim", lists.get("ms-ssim-rgb"))
     for numbers in (rates, psnrs, similarities):
         if numbers is not None and (
-            len(numbers) != len(rates) or not all(isinstance(v, int | float) and v > 0 for v in numbers)
+            len(numbers) != len(rates) or not all(map(_is_positive, numbers))
         ):
             raise InputError(f"{path}: {name} needs lists of numbers of one length, \"bpp\" among them")
     if not rates:
@@ -245,5 +272,12 @@ def _published(path: Path, name: str, value: Any) -> tuple[CodecEntry, Curve]:
         "model_id": None,
         "detail": f"numbers of {path.name}",
         "source": str(path.resolve()),
+        "qualities": [point["quality"] for point in points],
+        "digest": "",
     }
     return entry, {"codec": PUBLISHED + name, "points": points}
+
+
+def _is_positive(value: Any) -> bool:
+    """A number that is finite as a float too: JSON has Infinity, and integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max

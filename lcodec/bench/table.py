@@ -53,6 +53,19 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
+def describe_images(results: Results) -> str:
+    """ "24 images", or "20 to 24 of 24 images" where some curves or BD-rates are over fewer than there are."""
+    total = len(results["images"])
+    counts = [point.get("images") for curve in results["curves"] for point in curve["points"]]
+    used = {count for count in counts if count is not None}  # published curves have none
+    # Results of before do not tell it of BD-rates.
+    used |= {entry.get("images", total) for entry in results["bd"] if entry["bd_rate"] is not None}
+    low, high = min(used, default=total), max(used, default=total)
+    if low == total:
+        return f"{total} images"
+    return f"{low} of {total} images" if low == high else f"{low} to {high} of {total} images"
+
+
 def describe_machine(results: Results) -> str:
     machine = results["machine"]
     threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
@@ -79,7 +92,7 @@ def summary_lines(results: Results) -> list[str]:
     heads, rows = table_rows(results)
     label = next((e["label"] for e in results["codecs"] if e["name"] == results["anchor"]), results["anchor"])
     lines = [
-        f"{len(results['images'])} images, bits at equal quality against {label} (less is better),"
+        f"{describe_images(results)}, bits at equal quality against {label} (less is better),"
         f" {CONFIDENCE} % confidence over images",
         "",
         *aligned([heads, *rows]),
@@ -161,7 +174,7 @@ def markdown(results: Results) -> list[str]:
     lines += [
         "",
         f"BD-rate: bits at equal quality against {label}, negative is better; in brackets the {CONFIDENCE} % interval"
-        f" over {len(results['images'])} images (bootstrap). Times: one image, warm.",
+        f" over {describe_images(results)} (bootstrap). Times: one image, warm.",
         f"`{results['command']}`, lcodec {results['lcodec']}, {results['date'][:10]}, {describe_machine(results)}.",
     ]
     return lines

@@ -173,6 +173,7 @@ def measure(
     from lcodec.bench.run import Listener, Settings, run
     from lcodec.bench.summary import read_published
 
+    check_bd_rates()
     chosen_metrics = choose_metrics(metrics)
     found = find_models(models)
     overlays = [pair for text in published for pair in read_published(*split_published(text))]
@@ -239,6 +240,14 @@ def choose_metrics(wanted: list[str] | None) -> list[str]:
     return [m for m in metrics.DIGITS if m in found]
 
 
+def check_bd_rates() -> None:
+    """Raises UsageError where there is not what they need."""
+    from lcodec.bench import bdrate
+
+    if reason := bdrate.missing():
+        raise UsageError(f"no BD-rates here: {reason}", hint="pip install 'lcodec[bench]' brings it")
+
+
 def choose_anchor(wanted: str | None, names: list[str]) -> str:
     if wanted is None:
         return "jpeg-444" if "jpeg-444" in names else names[0]
@@ -290,6 +299,7 @@ def compare_runs(a: Path, b: Path, threshold: float, speed_threshold: float | No
     from lcodec.bench import store
     from lcodec.bench.compare import compare
 
+    check_bd_rates()
     found = compare(store.load(a), store.load(b), threshold, speed_threshold)
     for line in found.lines:
         click.echo(printable(line))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -25,23 +26,28 @@ def command(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
     from lcodec import weights
 
     own = weights.cache_folder()
-    candidates = [path for path in weights.model_files() if path.parent == own]
-    chosen = []
+
+    def place(path: Path) -> Path:
+        """One path for each file of that folder, however the search path spells it; a link in it stays a link."""
+        return own / path.name if path.parent.resolve() == own.resolve() else path
+
+    candidates = list(dict.fromkeys(path for path in map(place, weights.model_files()) if path.parent == own))
+    chosen: list[Path] = []
     for name in dict.fromkeys(names):
         paths = [path for path in candidates if path.name.removesuffix(weights.SUFFIX) == name]
         if not paths:
-            elsewhere = weights.find(name)  # ModelError where there is none at all
+            elsewhere = place(weights.find(name))  # ModelError where there is none at all
             paths = [path for path in candidates if path == elsewhere]
         if not paths:
             raise ModelError(
                 f"{name} is not removed: {elsewhere} is not in {own}",
                 "it came with the package" if elsewhere.parent == weights.shipped_folder() else "remove it by hand",
             )
-        chosen += paths
+        chosen += (path for path in paths if path not in chosen)
     readable = weights.list_models()
-    gone = {model.id for model in readable if model.path in chosen}
+    gone = {model.id for model in readable if place(model.path) in chosen}
     for model in readable:
-        if model.base is not None and model.base.id in gone and model.path not in chosen:
+        if model.base is not None and model.base.id in gone and place(model.path) not in chosen:
             note(f"{model.path} shares tensors with what is removed: it will need another copy of that")
     if not yes:
         if not sys.stdin.isatty():

@@ -21,6 +21,7 @@ PAUSE_S = 1.0  # before the second attempt, doubled each time
 WORTHWHILE_BYTES = 1 << 16  # an attempt that brings as much begins a new row
 MAX_BYTES = 1 << 30  # several times the largest checkpoint of the zoo: a server cannot fill the disk
 BLOCK_BYTES = 1 << 18
+MAX_DIGITS = 18  # of a number in a header
 PARTIAL = ".part"
 SCHEMES = ("http://", "https://", "file://")
 
@@ -154,8 +155,8 @@ class _Transfer:
             self.restart()  # the server sends it all again
             start = 0
         self.pieced |= start > 0
-        length = response.headers.get("Content-Length") or ""
-        total = start + int(length) if length.isdecimal() else None
+        length = _number(response.headers.get("Content-Length") or "")
+        total = None if length is None else start + length
         done = start
         while True:
             if max(done, total or 0) > MAX_BYTES:
@@ -177,8 +178,12 @@ class _Transfer:
 
 def _first_byte(headers: http.client.HTTPMessage) -> int | None:
     """100 for `Content-Range: bytes 100-199/200`."""
-    first = headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
-    return int(first) if first.isdecimal() else None
+    return _number(headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0])
+
+
+def _number(text: str) -> int | None:
+    """None for what is no number of bytes; int refuses thousands of digits, and nothing is that large."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def _reason(error: Exception) -> str:

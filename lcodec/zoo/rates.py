@@ -38,15 +38,22 @@ class Curve:
 
 
 def curves(folder: Path) -> dict[str, Curve]:
-    """The curve of each model in a folder's results.csv, by the first 16 digits of its id; empty without the file."""
+    """The curve of each model in a folder's results.csv, by the first 16 digits of its id; empty without the file.
+
+    Rows without numbers are left out: PSNR is not defined for what lost nothing.
+    """
     rows: dict[str, list[tuple[str, Point]]] = {}
     try:
         with open(folder / RESULTS, newline="") as f:
             for row in csv.DictReader(f):
-                key = ANCHOR if row["codec"] == ANCHOR else row["model_id"][:ID_DIGITS]
-                point = Point(float(row["quality"]), float(row["bpp"]), float(row["psnr"]))
-                rows.setdefault(key, []).append((row["image"], point))
-    except (OSError, KeyError, TypeError, ValueError):  # no file, or none of ours
+                try:
+                    key = ANCHOR if row["codec"] == ANCHOR else row["model_id"][:ID_DIGITS]
+                    image, point = row["image"], Point(float(row["quality"]), float(row["bpp"]), float(row["psnr"]))
+                except (KeyError, TypeError, ValueError):  # none of ours, or empty
+                    continue
+                if all(map(math.isfinite, point)):
+                    rows.setdefault(key, []).append((image, point))
+    except (OSError, ValueError):  # no file, or no text
         return {}
     rows.pop("", None)  # other codecs, which have no id
     anchor = _means(rows.pop(ANCHOR, []))
@@ -71,8 +78,7 @@ def of_card(card: Mapping[str, Any]) -> Curve | None:
 def _means(rows: list[tuple[str, Point]]) -> tuple[Point, ...]:
     groups: dict[float, list[Point]] = {}
     for _, point in rows:
-        if math.isfinite(point.psnr):
-            groups.setdefault(point.quality, []).append(point)
+        groups.setdefault(point.quality, []).append(point)
     return tuple(
         Point(quality, sum(p.bpp for p in group) / len(group), sum(p.psnr for p in group) / len(group))
         for quality, group in sorted(groups.items())

@@ -19,8 +19,8 @@ from lcodec.bench.page.blocks import encode_block
 from lcodec.bench.page.pictures import embed, reason, thumbnail
 from lcodec.bench.page.source import RunFolder, Source
 from lcodec.bench.schema import METRICS, ImageEntry, Results
-from lcodec.bench.store import JSON, load
-from lcodec.errors import InputError, LcodecError
+from lcodec.bench.store import load
+from lcodec.errors import LcodecError
 from lcodec.image import write_atomically
 
 PAGE_NAME = "report.html"
@@ -61,8 +61,6 @@ def write_page(
     missing or is none, OutputError when the page cannot be written.
     """
     results = load(out)
-    if missing := sorted(Results.__required_keys__ - results.keys()):
-        raise InputError(f"{out / JSON} lacks {', '.join(missing)}")
     source = source or RunFolder(out, results)
     parts = {name: _read(name) for name in ("template.html", "style.css", LIBRARY, LICENCE, *SCRIPTS)}
     chosen = results["images"][: max(images, 0)]
