@@ -181,7 +181,8 @@ def test_whole_pictures_are_the_files_themselves_where_browsers_read_them(run, b
                     assert base64.b64decode(uri.split(",")[1]) == stream
                 else:
                     decoded = run.decoded("ours", entry["quality"], FIRST)
-                    assert psnr(pixels_of(uri), decoded) > 36
+                    # without AVIF it is WebP, whose colours have half the resolution
+                    assert psnr(pixels_of(uri), decoded) > (36 if uri.startswith("data:image/avif") else 33)
     assert ("jpeg", "data:image/jpeg") in kinds and ("webp", "data:image/webp") in kinds
     assert {"data:image/avif", "data:image/webp"} & {kind for codec, kind in kinds if codec == "ours"}
     assert browser_readable(b"\x00\x00\x00\x0cJXL \r\n\x87\n") is None
