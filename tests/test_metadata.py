@@ -16,7 +16,18 @@ import PIL.PngImagePlugin
 import pytest
 
 from lcodec.errors import InputError
-from lcodec.image import Image, Picture, fit, image_bytes, orientation, profile, read_image, to_pillow, upright
+from lcodec.image import (
+    BandedPicture,
+    Image,
+    Picture,
+    fit,
+    image_bytes,
+    orientation,
+    profile,
+    read_image,
+    to_pillow,
+    upright,
+)
 from lcodec.image.metadata import EXIF_PREFIX
 
 from .test_cli import fake, run  # noqa: F401  # the fixture
@@ -164,11 +175,14 @@ def test_metadata_go_into_every_format_that_has_a_place(pixels, mode, suffix, de
     holds = {".png": "a 16", ".tiff": "a 16", ".webp": "a", ".jpg": ""}[suffix]
     assert (wanted.alpha is not None) == (alpha is not None and "a" in holds)
     assert wanted.deep == (deep and "16" in holds)
-    assert bool(lost) == (wanted.mode != mode or wanted.deep != deep)
+    colour_only = suffix == ".webp" and mode[0] == "L"  # WebP is always in colour, which a gray profile is not for
+    assert (wanted.icc is None) == colour_only
+    assert bool(lost) == (wanted.mode != mode or wanted.deep != deep or colour_only)
     image = read_image(io.BytesIO(image_bytes(picture, suffix)))
     assert image.xmp == make_xmp()
     assert image.exif == make_exif() if suffix != ".tiff" else b"ABC" in (image.exif or b"")
-    if suffix != ".webp" or mode[0] != "L":  # WebP is always in colour, which a gray profile is not for
+    assert image.warnings == ()  # not even of a profile for other samples
+    if not colour_only:
         assert image.icc == icc
         assert image.mode == wanted.mode
     if suffix in (".png", ".tiff"):
@@ -188,6 +202,22 @@ def test_what_a_format_cannot_hold_is_told(pixels):
     assert lost == ["JPEG cannot hold EXIF and XMP"]
     assert fitted.pixels.shape == (7, 5, 3)  # the orientation is not lost with the EXIF
     assert fit(Picture(pixels, xmp=b"\xff\xfe"), ".png")[1] == ["PNG cannot hold XMP"]
+    assert fit(Picture(pixels[..., 0].copy(), icc=GRAY), ".webp")[1] == ["WEBP cannot hold the colour profile"]
+
+
+@pytest.mark.parametrize("exif", [None, make_exif(6)])
+@pytest.mark.parametrize("banded", [False, True])
+def test_orientation_in_xmp_is_applied_before_it_goes(pixels, exif, banded):
+    picture = Picture(stored_as(pixels, 6), exif=exif, xmp=make_xmp(6))
+    for suffix in (".ppm", ".bmp"):
+        fitted, _ = fit(BandedPicture.of(picture) if banded else picture, suffix)
+        shown = fitted.whole() if isinstance(fitted, BandedPicture) else fitted
+        assert np.array_equal(shown.pixels, pixels)
+    long = Picture(stored_as(pixels, 6), exif=exif, xmp=make_xmp(6) + b" " * 70000)
+    fitted, lost = fit(long, ".jpg")
+    assert lost == ["JPEG cannot hold XMP"]
+    # EXIF that stays goes on saying how the pixels lie
+    assert np.array_equal(upright(fitted).pixels, pixels) and orientation(fitted) == (1 if exif is None else 6)
 
 
 def test_exif_of_a_tiff_survives_its_directories(pixels):
