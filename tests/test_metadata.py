@@ -309,6 +309,16 @@ def test_gamma_of_a_png_becomes_a_profile_that_means_the_same(pixels, gamma):
     assert np.abs(np.asarray(made).astype(float) - srgb).max() < 2
 
 
+def test_profile_of_any_size_comes_back_from_a_png(pixels):
+    """Pillow reads a MiB by itself."""
+    large = WIDE + np.random.default_rng(0).bytes(3 << 20)
+    before = PIL.PngImagePlugin.MAX_TEXT_CHUNK
+    assert read_image(io.BytesIO(image_bytes(Picture(pixels, icc=large), ".png"))).icc == large
+    assert PIL.PngImagePlugin.MAX_TEXT_CHUNK == before
+    with pytest.raises(InputError):
+        read_image(io.BytesIO(image_bytes(Picture(pixels, icc=WIDE + bytes(64 << 20)), ".png")))
+
+
 def test_gamma_that_everybody_assumes_needs_no_profile(pixels):
     assert read_image(io.BytesIO(with_gamma(saved(pixels), 0.45455))).icc is None
     assert read_image(io.BytesIO(with_gamma(saved(pixels), 0.0))).icc is None
