@@ -32,6 +32,15 @@ def pillow_warnings(action: str) -> Iterator[None]:
 
 
 @contextmanager
+def noted_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Warnings of Pillow as a list that grows, instead of being shown."""
+    with _lock, warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"PIL\.")
+        yield noted
+
+
+@contextmanager
 def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
     """Pillow's limit of pixels, None for the one that it has; profiles of any size; and the TIFFs opened for `deep`."""
     from PIL.TiffImagePlugin import OPEN_INFO  # here, since whoever only writes PNG starts faster without it
