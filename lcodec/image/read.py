@@ -67,8 +67,9 @@ def read_image(
         name = name or os.fspath(source)
         try:
             data = Path(source).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {(error.strerror or str(error)).lower()}") from error
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot read {name}: {reason.lower()}") from error
     else:
         name = name or getattr(source, "name", None) or "image"
         data = source.read()
@@ -80,8 +81,6 @@ def read_image(
         with image:
             if limit is not None and image.width * image.height > limit:
                 raise too_large(name, f"{image.width}x{image.height} pixels, more than {limit}")
-            if 0 in image.size:
-                raise InputError(f"{name} is {image.width}x{image.height} pixels large")
             if image.format == "PNG":
                 check_png(io.BytesIO(data), name)
             made = _convert(image, name, data, limit)
@@ -187,7 +186,7 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def too_large(name: str, what: str) -> InputError:
-    return InputError(f"{name} has {what}", hint="--limit-pixels N allows more")
+    return InputError(f"{name} has {what}", hint="--limit-pixels N allows more, in Python max_pixels=N")
 
 
 # ---- from Pillow's image to ours
@@ -196,6 +195,8 @@ def too_large(name: str, what: str) -> InputError:
 def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit_pixels: int | None = None) -> Image:
     """`image` is loaded; with `data`, its file, samples that Pillow would cut to 8 bits are read from that."""
     told: list[str] = []
+    if 0 in image.size:
+        raise InputError(f"{name} is {image.width}x{image.height} pixels large")
     with pillow_limit(limit_pixels):
         if has_more(image, data, limit_pixels):
             told.append("only the first frame is used")
