@@ -8,14 +8,16 @@ Importing this is cheap: torch is loaded by the first call.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from lcodec.errors import InputError, LcodecError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
     import numpy as np
     import PIL.Image
@@ -30,7 +32,7 @@ DEFAULT_QUALITY = 4.0
 
 
 def encode(
-    image: PIL.Image.Image | Picture | np.ndarray | str | os.PathLike[str],
+    image: PIL.Image.Image | Picture | np.ndarray | str | os.PathLike[str] | BinaryIO,
     model: str | os.PathLike[str] | None = None,
     quality: float | None = None,
     *,
@@ -41,17 +43,20 @@ def encode(
     orient: bool = True,
     device: str = "auto",
     threads: int | None = None,
+    max_pixels: int | None = None,
 ) -> bytes:
     """The .lic file of an image.
 
-    image: the path of an image file; a Pillow image; a `lcodec.image.Picture`; or uint8 or uint16, (H, W, 3) RGB,
-    (H, W, 4) RGBA, (H, W) or (H, W, 1) gray. Alpha, ICC profile, EXIF and XMP go along. orient: turn what comes from a
-    file or from Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they are.
+    image: the path of an image file, or one opened in binary mode; a Pillow image; a `lcodec.image.Picture`; or uint8
+    or uint16, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray. Alpha, ICC profile, EXIF and XMP go along.
+    orient: turn what comes from a file or from Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they
+    are.
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
     finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
     4, or the nearest that the model has. target_size (bytes, or "200kB"), target_bpp, target_psnr (dB): the quality
     is searched that meets it, see `lcodec.search.target`. device: "auto", "cpu", "cuda" or "mps". threads: CPU threads,
-    all if None.
+    all if None. max_pixels: refuse larger image files; None for the limit of the command line, 179 megapixels.
+    What is lost of the image (frames after the first, CMYK, damaged metadata) is told by warnings of Python.
     Raises InputError, ModelError, DeviceError, UsageError.
     """
     import os
@@ -60,7 +65,7 @@ def encode(
     import PIL.Image
 
     from lcodec import weights
-    from lcodec.image import Picture, from_array, from_pillow, read_image
+    from lcodec.image import Image, Picture, from_array, from_pillow, read_image, usual_limit
     from lcodec.search.target import make_target
 
     picture: Picture
@@ -70,11 +75,14 @@ def encode(
         picture = from_array(image)
     elif isinstance(image, PIL.Image.Image):
         picture = from_pillow(image, orient=orient)
-    elif isinstance(image, str | os.PathLike):
-        picture = read_image(image, orient=orient)
+    elif isinstance(image, str | os.PathLike) or hasattr(image, "read"):
+        limit = usual_limit() if max_pixels is None else max_pixels
+        picture = read_image(image, limit_pixels=limit, orient=orient)
     else:
         hint = "a path, a Pillow image or an array, say PIL.Image.open(io.BytesIO(data))"
         raise InputError(f"{type(image).__name__} is no image", hint)
+    if picture is not image and isinstance(picture, Image):
+        _warn(picture.warnings, stacklevel=3)
     path = weights.find(model or weights.DEFAULT_MODEL)
     if weights.is_checkpoint(path):
         from lcodec.finalize import finalize_cached
@@ -88,26 +96,29 @@ def encode(
 
 
 def decode(
-    data: bytes | str | os.PathLike[str],
+    data: bytes | str | os.PathLike[str] | BinaryIO,
     *,
     device: str = "auto",
     threads: int | None = None,
     max_pixels: int | None = None,
     limits: Limits | None = None,
 ) -> PIL.Image.Image:
-    """The image in a .lic file, of which the bytes or the path are given: in mode L, LA, RGB or RGBA, 16-bit gray in
-    I;16, with its metadata in `info`.
+    """The image in a .lic file, which is given as bytes, as a path or opened in binary mode: in mode L, LA, RGB or
+    RGBA, 16-bit gray in I;16, with its metadata in `info`.
 
     Pillow has no 16-bit colour, so that is rounded to 8 bits; `decode_picture` keeps it. limits: see `lcodec.limits`,
-    None for the usual ones. max_pixels: instead of theirs, if given. Raises StreamError, ModelError, DeviceError.
+    None for the usual ones. max_pixels: instead of theirs, if given. Metadata that are damaged are left out, with a
+    warning of Python. Raises StreamError, ModelError, DeviceError; InputError for a file that cannot be read.
     """
     from lcodec.image import to_pillow
 
-    return to_pillow(decode_picture(data, device=device, threads=threads, max_pixels=max_pixels, limits=limits))
+    picture, lost = _decoded(data, device, threads, max_pixels, limits)
+    _warn(lost, stacklevel=3)
+    return to_pillow(picture)
 
 
 def decode_picture(
-    data: bytes | str | os.PathLike[str],
+    data: bytes | str | os.PathLike[str] | BinaryIO,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -116,9 +127,21 @@ def decode_picture(
 ) -> Picture:
     """The same as arrays: pixels and alpha of 8 or 16 bits, ICC profile, EXIF and XMP as bytes.
 
-    The model is found by the id in the file. Raises StreamError, ModelError, DeviceError; InputError for a file that
-    cannot be read.
+    The model is found by the id in the file. Warns and raises as `decode` does.
     """
+    picture, lost = _decoded(data, device, threads, max_pixels, limits)
+    _warn(lost, stacklevel=3)
+    return picture
+
+
+def _decoded(
+    data: bytes | str | os.PathLike[str] | BinaryIO,
+    device: str,
+    threads: int | None,
+    max_pixels: int | None,
+    limits: Limits | None,
+) -> tuple[Picture, list[str]]:
+    """The picture, and what had to be skipped."""
     from lcodec import weights
     from lcodec.container import read_header
     from lcodec.limits import Limits
@@ -128,17 +151,31 @@ def decode_picture(
     limits = limits or Limits.from_environment()
     if max_pixels is not None:
         limits = replace(limits, pixels=max_pixels)
-    return _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, limits=limits).picture
+    result = _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, limits=limits)
+    return result.picture, result.warnings
 
 
-def _read(data: bytes | str | os.PathLike[str]) -> bytes:
-    if isinstance(data, bytes | bytearray | memoryview):
-        return data
+def _warn(messages: Iterable[str], stacklevel: int) -> None:
+    for message in messages:
+        warnings.warn(message, stacklevel=stacklevel)
+
+
+def _read(data: bytes | str | os.PathLike[str] | BinaryIO) -> bytes:
+    import os
+
+    name = data if isinstance(data, str | os.PathLike) else "the file"
     try:
-        with open(data, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"cannot read {data}: {(error.strerror or str(error)).lower()}") from error
+        if isinstance(data, str | os.PathLike):
+            with open(data, "rb") as file:
+                data = file.read()
+        elif hasattr(data, "read"):
+            data = data.read()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name, a closed file
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read {name}: {reason.lower()}") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"{type(data).__name__} is no .lic file", "bytes, a path or a file opened in binary mode is")
+    return data
 
 
 # A model takes far longer to load than an image to code, so the last ones stay; until their file changes.

@@ -203,12 +203,12 @@ class Codec:
         header = box.header
         latents = self._analyse(header, banded.bands).block(0, header.latent_height, 0, header.latent_width)
         analysed = time.perf_counter()
-        shown = visible(picture)
+        shown, seen = visible(picture), seen_pixels(picture)
 
         def attempt(code: int, effort: int = effort) -> _Attempt:
             here = replace(box, header=replace(header, quality_code=code))
             plain = self._encode_latents(here, Bands(iter([latents])))
-            return self._refine(here, plain, shown, latents, effort) if effort else plain
+            return self._refine(here, plain, shown, seen, latents, effort) if effort else plain
 
         if not isinstance(goal, Target):
             taken, evaluations = attempt(self._quality_code(goal)), 1
@@ -216,7 +216,7 @@ class Codec:
             measure = {
                 "size": lambda trial: len(trial.data),
                 "bpp": lambda trial: 8 * len(trial.data) / (picture.width * picture.height),
-                "psnr": lambda trial: self._psnr(shown, trial),
+                "psnr": lambda trial: self._psnr(shown, seen, trial),
             }[goal.kind]
             # Effort changes little beside the range of qualities: its slow search begins where the fast one ends.
             near = search(partial(attempt, effort=0), measure, goal, low, high).code if effort else None
@@ -224,10 +224,18 @@ class Codec:
             taken, evaluations = found.trial, found.evaluations
         return self._result(taken, evaluations, start, time.perf_counter() - analysed)
 
-    def _refine(self, box: Container, plain: _Attempt, shown: np.ndarray, latents: np.ndarray, effort: int) -> _Attempt:
+    def _refine(
+        self,
+        box: Container,
+        plain: _Attempt,
+        shown: np.ndarray,
+        seen: np.ndarray | None,
+        latents: np.ndarray,
+        effort: int,
+    ) -> _Attempt:
         """Search latents for this picture, and code them, if file and picture are the better for it; else `plain`.
 
-        shown: see `visible`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
+        shown: see `visible`. seen: see `seen_pixels`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
         """
         from lcodec.search.refine import Refinement, error_weight, own_lmbda, search_lmbda, similarity_error
 
@@ -263,14 +271,15 @@ class Codec:
         digest.update(better)
         data = container.pack(replace(box, slices=slices))
         refined = _Attempt(header, data, digest.hexdigest(), better, plain.entropy_s)
-        weight = error_weight(self.metric, lmbda) * header.width * header.height
+        weight, pixels = error_weight(self.metric, lmbda), header.width * header.height
 
         def cost(trial: _Attempt) -> float:
             """The search estimates; what counts are files and pictures."""
             if self.metric == "ms-ssim":
-                error = similarity_error(shown, self._reconstruct(trial))
+                error = pixels * similarity_error(shown, self._reconstruct(trial))
             else:
-                error = 10 ** (-self._psnr(shown, trial) / 10)
+                counted = pixels if seen is None else np.count_nonzero(seen)
+                error = counted * 10 ** (-self._psnr(shown, seen, trial) / 10)
             return 8 * len(trial.data) + weight * error
 
         return min(plain, refined, key=cost)
@@ -281,10 +290,10 @@ class Codec:
 
         return Proxy(self.file, self.entropy, self.device, self.threads)
 
-    def _psnr(self, shown: np.ndarray, trial: _Attempt) -> float:
-        """Of what a decoder will give, in dB. shown: see `visible`."""
+    def _psnr(self, shown: np.ndarray, seen: np.ndarray | None, trial: _Attempt) -> float:
+        """Of what a decoder will give, in dB. shown: see `visible`. seen: see `seen_pixels`."""
         pixels = self._reconstruct(trial)
-        return psnr(shown.reshape(pixels.shape), pixels)
+        return psnr(shown.reshape(pixels.shape), pixels, seen)
 
     def _quality_code(self, quality: float) -> int:
         """Raises UsageError for a quality that the model does not have."""
@@ -440,6 +449,12 @@ def visible(picture: Picture) -> np.ndarray:
     return pixels[:, :, None] if picture.gray else pixels
 
 
+def seen_pixels(picture: Picture) -> np.ndarray | None:
+    """bool (H, W): where an error can be seen, alpha above 0. None for everywhere, also where alpha hides all."""
+    seen = None if picture.alpha is None else picture.alpha > 0
+    return seen if seen is not None and seen.any() else None
+
+
 def in_bands(picture: Picture) -> BandedPicture:
     """As `Codec.encode_bands` takes it, without its alpha."""
     pixels = visible(picture)
@@ -465,9 +480,15 @@ def to_fixed(v: np.ndarray) -> np.ndarray:
     return np.rint(fixed, out=fixed).astype(np.int32)
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB over all channels of two images of one shape and type, uint8 or uint16; inf if equal."""
-    total = 0.0
-    for row_a, row_b in zip(a, b, strict=True):  # row by row: no copies of the image
+def psnr(a: np.ndarray, b: np.ndarray, seen: np.ndarray | None = None) -> float:
+    """dB over all channels of two images of one shape and type, uint8 or uint16; inf if equal.
+
+    seen: bool (H, W), the pixels that count; all if None.
+    """
+    total, samples = 0.0, 0
+    for row, (row_a, row_b) in enumerate(zip(a, b, strict=True)):  # row by row: no copies of the image
+        if seen is not None:
+            row_a, row_b = row_a[seen[row]], row_b[seen[row]]
         total += float(np.square(row_a.astype(np.float32) - row_b).sum(dtype=np.float64))
-    return 10 * math.log10(np.iinfo(a.dtype).max ** 2 * a.size / total) if total else math.inf
+        samples += row_a.size
+    return 10 * math.log10(np.iinfo(a.dtype).max ** 2 * samples / total) if total else math.inf

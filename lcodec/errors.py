@@ -85,13 +85,16 @@ class LimitExceeded(StreamError):
 
 
 class Incomplete(StreamError):
-    """An image was decoded and written, but without the parts that are damaged. details: where these are."""
+    """An image was decoded and written, but without the parts that are damaged. details: where these are.
+
+    Made from its message alone, as unpickling does it, it gets them afterwards.
+    """
 
     exit_code = 3
 
-    def __init__(self, message: str, details: dict[str, Any], hint: str | None = None) -> None:
+    def __init__(self, message: str, details: dict[str, Any] | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint)
-        self.details = details
+        self.details = details or {}
 
 
 class DeviceError(LcodecError):

@@ -22,10 +22,13 @@ import lcodec
 from lcodec import container
 from lcodec.errors import LcodecError, NotLcodec, StreamError
 from lcodec.image import from_pillow, pillow_mode, to_pillow
+from lcodec.image.metadata import EXIF_PREFIX
+from lcodec.image.read import checked_profile
 from lcodec.limits import Limits
 
 FORMAT = "LIC"
 MIME_TYPE = "image/x-lic"
+_BLOCKS = {"icc_profile": "icc", "exif": "exif", "xmp": "xmp"}  # as Pillow calls them, as `Picture` does
 
 
 class LicImageFile(ImageFile.ImageFile):
@@ -59,12 +62,14 @@ class LicImageFile(ImageFile.ImageFile):
         self._size = header.width, header.height
         self._mode = pillow_mode(header.gray, header.deep, front.alpha is not None)
         self._decoded = False
+        for message in front.warnings:
+            warnings.warn(message, stacklevel=5)  # the line that opens the image
         self.info.update(quality=header.quality, model_id=header.model_id.hex(), depth=16 if header.deep else 8)
         for key, data in (("icc_profile", front.icc), ("xmp", front.xmp)):
             if data is not None:
                 self.info[key] = data
         if front.exif is not None:
-            self.info["exif"] = b"Exif\0\0" + front.exif
+            self.info["exif"] = EXIF_PREFIX + front.exif
 
     def load(self) -> Any:
         if not self._decoded:
@@ -100,17 +105,26 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     it is.
     """
     options = dict(image.encoderinfo)
-    given = {key: options.pop(key) for key in ("icc_profile", "exif", "xmp") if key in options}
+    given = {key: options.pop(key) for key in _BLOCKS if key in options}
     known = ("quality", "model", "target_size", "target_bpp", "target_psnr", "effort", "device", "threads")
     arguments = {key: options[key] for key in known if key in options}
-    if given:
-        if isinstance(given.get("exif"), Image.Exif):
-            given["exif"] = given["exif"].tobytes()
-        info = {key: value for key, value in image.info.items() if key not in given}
+    if image.mode == "CMYK" and given.get("icc_profile"):
         image = image.copy()
-        image.info = info | {key: value for key, value in given.items() if value}
+        image.info["icc_profile"] = given.pop("icc_profile")  # what it is converted by
     picture = from_pillow(image, orient=False)
-    for message in picture.warnings:
+    told = list(picture.warnings)
+    blocks: dict[str, Any] = {}
+    for key, value in given.items():
+        data = value.tobytes() if isinstance(value, Image.Exif) else value or None
+        if key == "exif" and data is not None:
+            data = data.removeprefix(EXIF_PREFIX) or None
+        if key == "xmp" and isinstance(data, str):
+            data = data.encode()
+        if key == "icc_profile" and data is not None:
+            data = checked_profile(data, picture.gray, told)
+        blocks[_BLOCKS[key]] = data
+    picture = replace(picture, **blocks)
+    for message in told:
         warnings.warn(message, stacklevel=4)
     fp.write(lcodec.encode(picture, **arguments))
 

@@ -27,7 +27,7 @@ import lcodec
 from lcodec import cli
 from lcodec.container import Container, Header, pack, quality_to_code, read_header, unpack
 from lcodec.errors import Corrupt, LimitExceeded, ModelError
-from lcodec.image import Picture, decode_alpha, encode_alpha
+from lcodec.image import Picture, decode_alpha, encode_alpha, profile
 from lcodec.limits import NO_LIMITS
 
 ROOT = Path(__file__).parents[1]
@@ -678,6 +678,17 @@ def test_strange_names_are_coded_and_shown_harmlessly(fake, name):
 
 
 # ---- info, models, version ----
+
+
+def test_name_and_profile_forge_no_lines_of_info(fake):
+    own = profile.from_gamma(0.3, None, gray=False) or b""
+    told = own.replace(b"PNG gamma 0.30000", b"PNG\n  model mine!")
+    assert told != own and profile.describe(told) == "PNG\n  model mine!"
+    Path("a\nforged.lic").write_bytes(fake("direct").encode(Picture(picture("a.png"), icc=told), 4.0).data)
+    lines = run("info", "a\nforged.lic").stdout.splitlines()
+    assert lines[0] == "a\\x0aforged.lic" and sum(line.startswith("  model") for line in lines) == 1
+    assert run("decode", "a\nforged.lic", "-o", "b.png").stdout.count("\n") == 1
+
 
 
 def test_info_tells_what_the_header_says(fake):

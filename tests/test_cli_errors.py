@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import pty
 import struct
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from lcodec import cli, container, decoder, weights
+from lcodec import cli, container, decoder, errors, weights
 from lcodec.codec import Codec
 from lcodec.container import Container, Header, pack
 from lcodec.errors import LimitExceeded
@@ -25,6 +26,18 @@ from lcodec.header import crc
 
 ROOT = Path(__file__).parents[1]
 HEADER_BYTES = 6 + 1 + 8 + 1 + 1 + 2 + 4  # of a picture below 128 x 128
+
+
+def test_every_error_comes_back_from_another_process_as_it_was():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LcodecError)]
+    assert len(kinds) == 13
+    for kind in kinds:
+        error = kind("what", hint="try")
+        if isinstance(error, errors.Incomplete):
+            error = errors.Incomplete("what", {"lost": [[0, 0, 4, 4]]}, "try")
+            assert pickle.loads(pickle.dumps(error)).details == error.details
+        back = pickle.loads(pickle.dumps(error))
+        assert type(back) is kind and (str(back), back.hint, back.exit_code) == ("what", "try", kind.exit_code)
 
 
 def assert_refused(result: Result, code: int, *parts: str, hint: str | None = None) -> None:

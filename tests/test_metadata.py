@@ -16,7 +16,18 @@ import PIL.PngImagePlugin
 import pytest
 
 from lcodec.errors import InputError
-from lcodec.image import Image, Picture, fit, image_bytes, orientation, profile, read_image, to_pillow, upright
+from lcodec.image import (
+    BandedPicture,
+    Image,
+    Picture,
+    fit,
+    image_bytes,
+    orientation,
+    profile,
+    read_image,
+    to_pillow,
+    upright,
+)
 from lcodec.image.metadata import EXIF_PREFIX
 
 from .test_cli import fake, run  # noqa: F401  # the fixture
@@ -164,11 +175,14 @@ def test_metadata_go_into_every_format_that_has_a_place(pixels, mode, suffix, de
     holds = {".png": "a 16", ".tiff": "a 16", ".webp": "a", ".jpg": ""}[suffix]
     assert (wanted.alpha is not None) == (alpha is not None and "a" in holds)
     assert wanted.deep == (deep and "16" in holds)
-    assert bool(lost) == (wanted.mode != mode or wanted.deep != deep)
+    colour_only = suffix == ".webp" and mode[0] == "L"  # WebP is always in colour, which a gray profile is not for
+    assert (wanted.icc is None) == colour_only
+    assert bool(lost) == (wanted.mode != mode or wanted.deep != deep or colour_only)
     image = read_image(io.BytesIO(image_bytes(picture, suffix)))
     assert image.xmp == make_xmp()
     assert image.exif == make_exif() if suffix != ".tiff" else b"ABC" in (image.exif or b"")
-    if suffix != ".webp" or mode[0] != "L":  # WebP is always in colour, which a gray profile is not for
+    assert image.warnings == ()  # not even of a profile for other samples
+    if not colour_only:
         assert image.icc == icc
         assert image.mode == wanted.mode
     if suffix in (".png", ".tiff"):
@@ -188,6 +202,22 @@ def test_what_a_format_cannot_hold_is_told(pixels):
     assert lost == ["JPEG cannot hold EXIF and XMP"]
     assert fitted.pixels.shape == (7, 5, 3)  # the orientation is not lost with the EXIF
     assert fit(Picture(pixels, xmp=b"\xff\xfe"), ".png")[1] == ["PNG cannot hold XMP"]
+    assert fit(Picture(pixels[..., 0].copy(), icc=GRAY), ".webp")[1] == ["WEBP cannot hold the colour profile"]
+
+
+@pytest.mark.parametrize("exif", [None, make_exif(6)])
+@pytest.mark.parametrize("banded", [False, True])
+def test_orientation_in_xmp_is_applied_before_it_goes(pixels, exif, banded):
+    picture = Picture(stored_as(pixels, 6), exif=exif, xmp=make_xmp(6))
+    for suffix in (".ppm", ".bmp"):
+        fitted, _ = fit(BandedPicture.of(picture) if banded else picture, suffix)
+        shown = fitted.whole() if isinstance(fitted, BandedPicture) else fitted
+        assert np.array_equal(shown.pixels, pixels)
+    long = Picture(stored_as(pixels, 6), exif=exif, xmp=make_xmp(6) + b" " * 70000)
+    fitted, lost = fit(long, ".jpg")
+    assert lost == ["JPEG cannot hold XMP"]
+    # EXIF that stays goes on saying how the pixels lie
+    assert np.array_equal(upright(fitted).pixels, pixels) and orientation(fitted) == (1 if exif is None else 6)
 
 
 def test_exif_of_a_tiff_survives_its_directories(pixels):
@@ -204,6 +234,40 @@ def test_exif_of_a_tiff_survives_its_directories(pixels):
     assert again.get_ifd(0x8825)[1] == "N"
 
 
+def full_exif() -> bytes:
+    """Text beyond ASCII in UTF-8 and in Latin-1, and tags that Pillow does not know."""
+
+    class Text(str):
+        def encode(self, *_: object) -> bytes:
+            return str.encode(self, "utf-8")
+
+    exif = PIL.Image.Exif()
+    exif[0x8298] = Text("\xa9 J\xfcrgen M\xfcller")  # Copyright
+    exif[0x010E] = "\xfc".encode("latin-1")  # ImageDescription
+    exif[0x4746] = 4  # Rating
+    exif[0x9C9B] = "T\xeftle".encode("utf-16-le")  # XPTitle
+    exif[0x0213] = 1  # YCbCrPositioning
+    exif[0xC4A5] = b"PrintIM\0abc"
+    exif[0x0100], exif[0x0111] = 7, 8  # ImageWidth, StripOffsets
+    exif.get_ifd(0x8769)[0xA430] = Text("\xd6")  # CameraOwnerName
+    return exif.tobytes().removeprefix(EXIF_PREFIX)
+
+
+def test_text_and_tags_of_exif_survive_tiff(pixels):
+    picture = Picture(pixels, exif=full_exif())
+    assert fit(picture, ".tiff") == (picture, [])
+    image = read_image(io.BytesIO(image_bytes(picture, ".tiff")))
+    assert image.warnings == () and np.array_equal(image.pixels, pixels)
+    before, after = PIL.Image.Exif(), PIL.Image.Exif()
+    before.load(full_exif())
+    after.load(image.exif or b"")
+    for tag in (0x8298, 0x010E, 0x4746, 0x9C9B, 0x0213, 0xC4A5):
+        assert after[tag] == before[tag], tag
+    assert before[0x8298].encode("latin-1").decode() == "\xa9 J\xfcrgen M\xfcller"
+    assert after.get_ifd(0x8769)[0xA430] == before.get_ifd(0x8769)[0xA430]
+    assert not {0x0100, 0x0111} & set(after)  # of samples that lie otherwise now
+
+
 def test_exif_and_xmp_that_imagemagick_hides_in_text_are_found(pixels):
     text = PIL.PngImagePlugin.PngInfo()
     exif = EXIF_PREFIX + make_exif(6)
@@ -211,6 +275,15 @@ def test_exif_and_xmp_that_imagemagick_hides_in_text_are_found(pixels):
     text.add_text("Raw profile type xmp", f"\nxmp\n{len(make_xmp()):8}\n{make_xmp().hex()}\n")
     image = read_image(io.BytesIO(saved(pixels, pnginfo=text)), orient=False)
     assert (image.exif, image.xmp) == (make_exif(6), make_xmp())
+
+
+def test_segment_that_imagemagick_hides_in_text_is_what_it_is(pixels):
+    for content in (EXIF_PREFIX + make_exif(6), b"http://ns.adobe.com/xap/1.0/\0" + make_xmp()):
+        text = PIL.PngImagePlugin.PngInfo()
+        text.add_text("Raw profile type APP1", f"\ngeneric profile\n{len(content):8}\n{content.hex()}\n")
+        image = read_image(io.BytesIO(saved(pixels, pnginfo=text)), orient=False)
+        wanted = (make_exif(6), None) if content.startswith(EXIF_PREFIX) else (None, make_xmp())
+        assert (image.exif, image.xmp) == wanted and image.warnings == ()
 
 
 # ---- profiles
@@ -277,6 +350,16 @@ def test_gamma_of_a_png_becomes_a_profile_that_means_the_same(pixels, gamma):
     light = (128 / 255) ** (1 / gamma)
     srgb = 255 * (1.055 * light ** (1 / 2.4) - 0.055)
     assert np.abs(np.asarray(made).astype(float) - srgb).max() < 2
+
+
+def test_profile_of_any_size_comes_back_from_a_png(pixels):
+    """Pillow reads a MiB by itself."""
+    large = WIDE + np.random.default_rng(0).bytes(3 << 20)
+    before = PIL.PngImagePlugin.MAX_TEXT_CHUNK
+    assert read_image(io.BytesIO(image_bytes(Picture(pixels, icc=large), ".png"))).icc == large
+    assert PIL.PngImagePlugin.MAX_TEXT_CHUNK == before
+    with pytest.raises(InputError):
+        read_image(io.BytesIO(image_bytes(Picture(pixels, icc=WIDE + bytes(64 << 20)), ".png")))
 
 
 def test_gamma_that_everybody_assumes_needs_no_profile(pixels):
@@ -435,6 +518,49 @@ def test_damaged_metadata_is_a_warning_or_with_strict_an_error(fake, pixels):  #
     assert result.exit_code == 6 and "ICC" in result.output and not Path("b.png").exists()
     result = run("decode", "a.lic", "-o", "b.png")
     assert result.exit_code == 0 and "skipped section ICC" in result.output
+
+
+def damaged_inputs(pixels: np.ndarray) -> dict[str, tuple[bytes, str]]:
+    """Image files with damaged metadata, by name, and what is told of each."""
+    profile_chunk = b"name\0\0" + b"not of zlib"
+    late = saved(pixels)
+    packet = b"XML:com.adobe.xmp\0\1\0\0\0" + b"not of zlib"
+    chunk = struct.pack(">I", len(packet)) + b"iTXt" + packet + struct.pack(">I", zlib.crc32(b"iTXt" + packet))
+    parts = saved(pixels, "JPEG", icc_profile=WIDE + bytes(100000))
+    first = parts.index(b"\xff\xe2")
+    without = parts[:first] + parts[first + 2 + int.from_bytes(parts[first + 2 : first + 4], "big") :]
+    tiff = bytearray(saved(pixels, "TIFF", tiffinfo={270: "Description", 315: "Somebody"}))
+    artist = tiff.index(struct.pack("<HHI", 315, 2, 9))
+    tiff[artist + 8 : artist + 12] = struct.pack("<I", len(tiff) - 3)
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "no hexadecimal digits")
+    return {
+        "icc.png": (with_chunk(saved(pixels), b"iCCP", profile_chunk), "the colour profile is damaged"),
+        "xmp.png": (with_chunk(saved(pixels), b"iTXt", packet), "XMP is damaged"),
+        "late-xmp.png": (late[:-12] + chunk + late[-12:], "XMP is damaged"),
+        "exif.png": (saved(pixels, pnginfo=text), "EXIF is damaged"),
+        "icc.jpg": (without, "the colour profile is damaged"),
+        "artist.tif": (bytes(tiff), "tags of the TIFF are damaged"),
+    }
+
+
+def test_damaged_metadata_of_an_input_are_told(pixels):
+    for name, (data, word) in damaged_inputs(pixels).items():
+        image = read_image(io.BytesIO(data), name=name)
+        assert [word in text for text in image.warnings] == [True], (name, image.warnings)
+        assert image.icc is None and image.xmp is None
+        if name == "artist.tif":
+            assert b"Description" in (image.exif or b"")  # what is whole stays
+    empty = with_chunk(saved(pixels), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0")
+    assert read_image(io.BytesIO(empty)).warnings == ()
+
+
+def test_damaged_metadata_of_an_input_are_an_error_with_strict(fake, pixels):  # noqa: F811
+    for name, (data, word) in damaged_inputs(pixels).items():
+        Path(name).write_bytes(data)
+        result = run("encode", "--strict", name, "-o", "a.lic")
+        assert result.exit_code == 3 and word in result.stderr, name
+        assert not Path("a.lic").exists()
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp"])

@@ -58,9 +58,74 @@ def test_api_takes_paths_and_names_what_it_cannot_take(full, tmp_path, photo, co
     for wrong in (b"bytes", [1, 2], None):
         with pytest.raises(InputError, match="is no image"):
             lcodec.encode(wrong)  # type: ignore[arg-type]
+    for wrong in (None, 5.0, 3, [1, 2], io.StringIO("text")):
+        with pytest.raises(InputError, match=r"is no \.lic file"):
+            lcodec.decode(wrong)  # type: ignore[arg-type]
+    for take in (lcodec.encode, lcodec.decode):
+        with pytest.raises(InputError, match="cannot read a\0b"):
+            take("a\0b")
+    for mode in ("I", "RGB", "L"):
+        with pytest.raises(InputError, match="0x0 pixels"):
+            lcodec.encode(PIL.Image.new(mode, (0, 0)))
+    assert lcodec.decode(io.BytesIO(full), device="cpu", threads=1).size == (70, 48)
     gray = photo[:16, :16, 0]
     one, flat = (lcodec.encode(p, codec.name, 1, device="cpu", threads=1) for p in (gray[..., None], gray))
     assert one == flat
+
+
+def test_files_are_taken_up_to_the_limit_of_the_command_line(photo, codec, monkeypatch):
+    options = {"model": codec.name, "quality": 1, "device": "cpu", "threads": 1}
+    file = io.BytesIO()
+    PIL.Image.fromarray(photo[:16, :16]).save(file, "PNG")
+    file.seek(0)
+    data = lcodec.encode(file, **options)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 200)
+    file.seek(0)
+    assert lcodec.encode(file, **options) == data  # 256 pixels, twice the number is the limit
+    file.seek(0)
+    with pytest.raises(InputError, match="16x16 pixels") as caught:
+        lcodec.encode(file, **options, max_pixels=255)
+    assert "max_pixels" in (caught.value.hint or "")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    file.seek(0)
+    assert lcodec.encode(file, **options, max_pixels=256) == data
+
+
+def test_what_is_lost_is_told_by_warnings_where_the_caller_stands(photo, codec, full):
+    options = {"model": codec.name, "quality": 1, "device": "cpu", "threads": 1}
+    first, second = (PIL.Image.fromarray(photo[i : i + 9, :9]) for i in (0, 9))
+    file = io.BytesIO()
+    first.save(file, "TIFF", save_all=True, append_images=[second])
+    file.seek(0)
+    with pytest.warns(UserWarning, match="only the first frame") as told:
+        lcodec.encode(file, **options)
+    assert [warning.filename for warning in told] == [__file__]
+    place = next(s.offset for s in container.list_sections(full) if s.name == "ICC")
+    bad = full[: place + 20] + bytes([full[place + 20] ^ 1]) + full[place + 21 :]
+    for decode in (lcodec.decode, lcodec.decode_picture):
+        with pytest.warns(UserWarning, match="skipped section ICC") as told:
+            decode(bad, device="cpu", threads=1)
+        assert [warning.filename for warning in told] == [__file__]
+    with pytest.warns(UserWarning, match="skipped section ICC") as told:
+        image = PIL.Image.open(io.BytesIO(bad))
+    assert [warning.filename for warning in told] == [__file__]
+    assert "icc_profile" not in image.info and "exif" in image.info
+
+
+def test_metadata_that_are_given_to_save_leave_the_others_of_a_tiff(model_file, photo):
+    file = io.BytesIO()
+    PIL.Image.fromarray(photo[:9, :9]).save(file, "TIFF", tiffinfo={315: "Somebody"})
+    for given in ({"icc_profile": SRGB}, {"xmp": make_xmp()}):
+        buffer = io.BytesIO()
+        PIL.Image.open(file).save(buffer, "LIC", quality=1, model=model_file, device="cpu", threads=1, **given)
+        made = container.unpack(buffer.getvalue())
+        assert b"Somebody" in (made.exif or b"")
+        assert (made.icc, made.xmp) == (given.get("icc_profile"), given.get("xmp"))
+    buffer = io.BytesIO()
+    options = {"exif": make_exif(), "xmp": make_xmp().decode()}
+    PIL.Image.open(file).save(buffer, "LIC", quality=1, model=model_file, device="cpu", threads=1, **options)
+    made = container.unpack(buffer.getvalue())
+    assert (made.exif, made.xmp) == (make_exif(), make_xmp())
 
 
 def test_open_tells_size_mode_and_info_without_decoding(full, codec, monkeypatch):

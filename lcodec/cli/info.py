@@ -11,7 +11,7 @@ import click
 from lcodec.batch.plan import Job, Plan
 from lcodec.batch.sources import Search
 from lcodec.cli import files, options
-from lcodec.cli.report import print_json, printable
+from lcodec.cli.report import print_json, printable_line
 from lcodec.cli.tally import describe_size
 from lcodec.errors import StreamError
 
@@ -146,6 +146,6 @@ def print_record(record: dict[str, Any]) -> None:
     rows += [("warning", text) for text in record["warnings"]]
     if "digest" in record:
         rows.append(("digest", record["digest"]))
-    click.echo(printable(record["input"]))
+    click.echo(printable_line(record["input"]))
     for key, value in rows:
-        click.echo(printable(f"  {key:9} {value}"))
+        click.echo(printable_line(f"  {key:9} {value}"))

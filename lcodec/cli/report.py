@@ -70,12 +70,17 @@ def say(message: str) -> None:
 
 
 def _to_stderr(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    print(printable_line(text), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
     """What a terminal can be shown: control characters and undecodable bytes, as in file names, are spelled out."""
     return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c) & 0xFFFF:02x}" for c in text)
+
+
+def printable_line(text: str) -> str:
+    """The same on one line: what a name or a file says of itself can begin no line that looks like ours."""
+    return printable(text).replace("\n", "\\x0a")
 
 
 def print_json(record: dict[str, Any], file: Any = None) -> None:
@@ -125,7 +130,7 @@ def print_result(line: str, record: dict[str, Any], *, verbose: bool, to_stderr:
         lines.append("  " + ", ".join(f"{key} {value:.3f} s" for key, value in record["seconds"].items()))
         if "digest" in record:
             lines.append(f"  latents {record['digest']}")
-    _print(printable("\n".join(lines)), sys.stderr if to_stderr else sys.stdout)
+    _print("\n".join(map(printable_line, lines)), sys.stderr if to_stderr else sys.stdout)
 
 
 class Step(Protocol):

@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.Image
+import PIL.PngImagePlugin
 
 from lcodec.image.deep import TIFF_ADDITIONS
 
 # Pillow knows many more; these are the ones that photographs come in. PostScript and its like run programs.
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+
+# Of one block of a PNG, profile or text, decompressed: what `container.METADATA_LIMIT_BYTES` allows for all of them.
+_PNG_BLOCK_BYTES = 64 << 20
 
 _lock = threading.RLock()
 
@@ -28,21 +32,32 @@ def pillow_warnings(action: str) -> Iterator[None]:
 
 
 @contextmanager
+def noted_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Warnings of Pillow as a list that grows, instead of being shown."""
+    with _lock, warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"PIL\.")
+        yield noted
+
+
+@contextmanager
 def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
-    """Pillow's limit of pixels, None for the one that it has; and the TIFFs that are opened for `deep`."""
+    """Pillow's limit of pixels, None for the one that it has; profiles of any size; and the TIFFs opened for `deep`."""
     from PIL.TiffImagePlugin import OPEN_INFO  # here, since whoever only writes PNG starts faster without it
 
     with pillow_warnings("ignore"):
-        before = PIL.Image.MAX_IMAGE_PIXELS
+        before, block_bytes = PIL.Image.MAX_IMAGE_PIXELS, PIL.PngImagePlugin.MAX_TEXT_CHUNK
         limit = before if limit_pixels is None else limit_pixels
         added = {key: value for key, value in TIFF_ADDITIONS.items() if key not in OPEN_INFO}
         PIL.Image.MAX_IMAGE_PIXELS = limit
+        PIL.PngImagePlugin.MAX_TEXT_CHUNK = max(block_bytes, _PNG_BLOCK_BYTES)
         for key, value in added.items():
             OPEN_INFO[key] = value
         try:
             yield limit
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = before
+            PIL.PngImagePlugin.MAX_TEXT_CHUNK = block_bytes
             for key in added:
                 OPEN_INFO.pop(key, None)
 

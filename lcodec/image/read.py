@@ -22,7 +22,7 @@ from lcodec.errors import InputError
 from lcodec.image import profile
 from lcodec.image.deep import is_deep, raw_modes, read_deep
 from lcodec.image.guard import open_image, pillow_limit
-from lcodec.image.metadata import read_exif, read_xmp
+from lcodec.image.metadata import XMP_DAMAGED, read_exif, read_xmp
 from lcodec.image.orientation import as_upright, upright
 from lcodec.image.picture import Picture
 
@@ -31,6 +31,7 @@ INPUT_SUFFIXES = frozenset(
 )
 
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+_PNG_XMP = b"XML:com.adobe.xmp\0"
 _READ_BYTES = 1 << 20
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
@@ -66,8 +67,9 @@ def read_image(
         name = name or os.fspath(source)
         try:
             data = Path(source).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {(error.strerror or str(error)).lower()}") from error
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot read {name}: {reason.lower()}") from error
     else:
         name = name or getattr(source, "name", None) or "image"
         data = source.read()
@@ -79,8 +81,6 @@ def read_image(
         with image:
             if limit is not None and image.width * image.height > limit:
                 raise too_large(name, f"{image.width}x{image.height} pixels, more than {limit}")
-            if 0 in image.size:
-                raise InputError(f"{name} is {image.width}x{image.height} pixels large")
             if image.format == "PNG":
                 check_png(io.BytesIO(data), name)
             made = _convert(image, name, data, limit)
@@ -167,17 +167,26 @@ def check_png(file: BinaryIO, name: str) -> bool:
 
 def read_cicp(file: BinaryIO) -> bytes | None:
     """The four bytes of a PNG's cICP: primaries, transfer, matrix (0) and range, numbered as in ITU-T H.273."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
-        length = int.from_bytes(head[:4], "big")
-        if head[4:] == b"cICP" and length == 4:
+    for kind, length in _png_chunks(file):
+        if kind == b"IDAT":
+            break
+        if kind == b"cICP" and length == 4:
             return file.read(4)
-        file.seek(length + 4, os.SEEK_CUR)
     return None
 
 
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and length of all chunks before the end, the file standing where the content begins."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        kind, length = head[4:], int.from_bytes(head[:4], "big")
+        behind = file.tell() + length + 4
+        yield kind, length
+        file.seek(behind)
+
+
 def too_large(name: str, what: str) -> InputError:
-    return InputError(f"{name} has {what}", hint="--limit-pixels N allows more")
+    return InputError(f"{name} has {what}", hint="--limit-pixels N allows more, in Python max_pixels=N")
 
 
 # ---- from Pillow's image to ours
@@ -186,12 +195,13 @@ def too_large(name: str, what: str) -> InputError:
 def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit_pixels: int | None = None) -> Image:
     """`image` is loaded; with `data`, its file, samples that Pillow would cut to 8 bits are read from that."""
     told: list[str] = []
+    if 0 in image.size:
+        raise InputError(f"{name} is {image.width}x{image.height} pixels large")
     with pillow_limit(limit_pixels):
-        # A phone's MPO is a JPEG with a preview behind it, no second picture.
-        if image.format != "MPO" and frames(image) > 1:
+        if has_more(image, data, limit_pixels):
             told.append("only the first frame is used")
         raws = raw_modes(image)
-        exif = read_exif(image)  # TIFF forgets what of it is orientation when it loads
+        exif = read_exif(image, told)  # TIFF forgets what of it is orientation when it loads
     deep = read_deep(image, lambda: open_image(data, limit_pixels), data) if data is not None else None
     image.load()
     if deep is None and is_deep(image, raws):
@@ -212,7 +222,9 @@ def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit
             plain = image.convert("RGB")  # YCbCr, HSV, RGBX
         pixels, alpha = _samples(plain, raws)
     icc = own_profile(image, icc, pixels.ndim == 2, told, data)
-    made = Image(pixels, alpha, icc, exif or read_exif(image), read_xmp(image), name=name)
+    if exif is None and image.format == "PNG":
+        exif = read_exif(image, told)  # which may lie behind the pixels
+    made = Image(pixels, alpha, icc, exif, own_xmp(image, told, data), name=name)
     if image.format == "TIFF":
         made = as_upright(made)  # Pillow has turned it
     return replace(made, file_bytes=None if data is None else len(data), warnings=tuple(told))
@@ -224,6 +236,23 @@ def frames(image: PIL.Image.Image) -> int:
         return int(getattr(image, "n_frames", 1))
     except Exception:  # of a damaged list of pages the first may still be whole
         return 1
+
+
+def has_more(image: PIL.Image.Image, source: Path | bytes | None, limit_pixels: int | None) -> bool:
+    """Whether an image that is open has a second picture, which is not used. source: its file, where there is one."""
+    if frames(image) <= 1:
+        return False
+    if image.format != "MPO":
+        return True
+    # A phone's MPO is a JPEG with a preview behind it; one as large as the first is a picture of its own.
+    if source is None:
+        return False
+    try:
+        with pillow_limit(limit_pixels), open_image(source, limit_pixels) as again:
+            again.seek(1)
+            return again.size == image.size
+    except Exception:  # of a damaged list of pictures the first may still be whole
+        return False
 
 
 def _samples(image: PIL.Image.Image, raws: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -306,7 +335,10 @@ def own_profile(
     source: its file, where there is one. told grows by what is odd.
     """
     if icc is not None:
-        return _checked_profile(icc, gray, told)
+        return checked_profile(icc, gray, told)
+    # Pillow's word for one that it could not unpack, or whose parts are not all there.
+    if image.format in ("PNG", "JPEG", "MPO") and image.info.get("icc_profile", b"") is None:
+        told.append("the colour profile is damaged; it is dropped")
     if image.format != "PNG":
         return None
     cicp = None
@@ -324,7 +356,24 @@ def own_profile(
     return None
 
 
-def _checked_profile(icc: bytes, gray: bool, told: list[str]) -> bytes | None:
+def own_xmp(image: PIL.Image.Image, told: list[str], source: Path | bytes | None) -> bytes | None:
+    """The XMP of an image. source: its file, where there is one. told grows by what is damaged, and by what the XMP
+    says to be in a JPEG that is not taken along.
+    """
+    xmp = read_xmp(image, told)
+    if image.format == "PNG" and source is not None and "xmp" not in image.info and XMP_DAMAGED not in told:
+        with open_binary(source) as file:
+            if any(kind == b"iTXt" and file.read(min(n, len(_PNG_XMP))) == _PNG_XMP for kind, n in _png_chunks(file)):
+                told.append(XMP_DAMAGED)  # for Pillow gave nothing
+    if xmp is not None and image.format in ("JPEG", "MPO"):
+        if b"hdrgm:" in xmp:
+            told.append("the gain map is dropped: the picture is kept without its HDR")
+        if b"HasExtendedXMP" in xmp:
+            told.append("extended XMP is dropped")
+    return xmp
+
+
+def checked_profile(icc: bytes, gray: bool, told: list[str]) -> bytes | None:
     """The profile, untouched; None and a word about it where it is for other samples than these."""
     space = profile.colour_space(icc)
     if space is None:

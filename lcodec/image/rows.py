@@ -20,9 +20,9 @@ from lcodec.errors import InputError
 from lcodec.image.banded import BAND_ROWS, BandedPicture
 from lcodec.image.deep import raw_modes
 from lcodec.image.guard import open_image
-from lcodec.image.metadata import read_exif, read_xmp
+from lcodec.image.metadata import read_exif
 from lcodec.image.orientation import as_upright
-from lcodec.image.read import check_png, frames, open_binary, own_profile, reading, too_large
+from lcodec.image.read import check_png, frames, has_more, open_binary, own_profile, own_xmp, reading, too_large
 
 _BY_VIPS = ("PNG", "JPEG", "TIFF", "WEBP")
 # How the samples lie in the file, as Pillow calls it without ";16B" and the like, and how many there are a pixel.
@@ -54,7 +54,7 @@ def open_rows(source: Path | bytes, *, name: str, limit_pixels: int | None = Non
         if limit_pixels is not None and image.width * image.height > limit_pixels:
             raise too_large(name, f"{image.width}x{image.height} pixels, more than {limit_pixels}")
         channels, deep = _samples(image, source, name)
-        told = ["only the first frame is used"] if image.format != "MPO" and frames(image) > 1 else []
+        told = ["only the first frame is used"] if has_more(image, source, limit_pixels) else []
         gray = channels <= 2
         height, width = _stored_size(image)
         icc = own_profile(image, image.info.get("icc_profile") or None, gray, told, source)
@@ -69,8 +69,8 @@ def open_rows(source: Path | bytes, *, name: str, limit_pixels: int | None = Non
             gray,
             deep,
             icc,
-            read_exif(image),
-            read_xmp(image),
+            read_exif(image, told),
+            own_xmp(image, told, source),
             channels in (2, 4),
             name,
             file_bytes,

@@ -19,6 +19,7 @@ from lcodec.image.formats import write_png, write_ppm, write_tiff
 from lcodec.image.metadata import EXIF_PREFIX, tiff_tags
 from lcodec.image.orientation import orientation, upright
 from lcodec.image.picture import P, Picture, Pictured, to_8_bits
+from lcodec.image.profile import colour_space
 
 _FORMATS = {
     ".png": "PNG",
@@ -63,12 +64,13 @@ def fit(picture: P, suffix: str) -> tuple[P, list[str]]:
     if picture.deep and kind not in _HOLD_DEEP:
         picture = picture.in_8_bits()
         lost.append("16 bits a sample")
-    turn = orientation(picture)
     for name, title in _NAMES.items():
         data = getattr(picture, name)
         if data is not None and not _can_hold(kind, name, data):
             nothing: dict[str, Any] = {name: None}
-            picture = replace(upright(picture) if name == "exif" and turn != 1 else picture, **nothing)
+            rest = replace(picture, **nothing)
+            said = orientation(rest) == orientation(picture)  # by what stays
+            picture = rest if said else replace(upright(picture), **nothing)
             lost.append(title)
     return picture, [f"{kind} cannot hold {_listed(lost)}"] if lost else []
 
@@ -172,6 +174,8 @@ def _can_hold(kind: str, name: str, data: bytes) -> bool:
         return False
     if kind == "JPEG":
         return len(data) <= _JPEG_LIMITS[name]
+    if kind == "WEBP" and name == "icc":  # its pixels are in colour always
+        return colour_space(data) != "GRAY"
     if kind == "PNG" and name == "xmp":  # as text
         return _is_text(data)
     if kind == "TIFF" and name == "exif":

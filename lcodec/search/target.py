@@ -20,6 +20,7 @@ T = TypeVar("T")
 # How near is near enough to stop. A quality step is 0.2 to 0.3 % of the size and about 0.012 dB.
 SIZE_TOLERANCE = 0.005
 PSNR_TOLERANCE_DB = 0.03
+PSNR_MAX_DB = 200.0  # stands for no error at all; one step of 16 bits in a gigapixel is 186
 # What one step changes in the middle of a model's range: where to look before two points are known.
 LOG_SIZE_STEP = 0.3 / 128
 PSNR_STEP_DB = 1.5 / 128
@@ -28,7 +29,7 @@ PSNR_STEP_DB = 1.5 / 128
 @dataclass(frozen=True)
 class Target:
     """kind "size": bytes of the file, not above. "bpp": its bits per pixel, not above. "psnr": dB over RGB of the
-    8-bit image, not below. Raises UsageError for a value that no file can have."""
+    image where it is not fully transparent, not below. Raises UsageError for a value that no file can have."""
 
     kind: str
     value: float
@@ -49,7 +50,7 @@ class Target:
     # As the search sees it: a level that rises with quality, and how far it may stay away.
 
     def level(self, value: float) -> float:
-        return math.log(value) if self.is_rate else value
+        return math.log(value) if self.is_rate else min(value, PSNR_MAX_DB)
 
     def accepts(self, value: float) -> bool:
         return value <= self.value if self.is_rate else value >= self.value
