@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from lcodec import cli, weights
+from lcodec import checkpoint, cli, weights
+from lcodec.errors import OutputError
+from lcodec.train.data import Photographs
 from tests.test_cli_errors import assert_refused
 
 SMALL = ["-N", "8", "-M", "8", "--crop", "64", "--batch", "1", "--amp", "off", "--threads", "1"]
@@ -245,3 +248,45 @@ def test_large_calibration_images_are_cut_to_what_fits_into_memory(work, monkeyp
     monkeypatch.setattr(assemble, "MAX_CALIBRATION_PX", 120)
     assert [image.shape for image in calibration_images(Path("photos"))] == [(120, 120, 3), (100, 100, 3)]
     assert all(image.base is None for image in calibration_images(Path("photos")))
+
+
+def test_validation_gets_what_memory_training_images_leave(work, monkeypatch):
+    limits = []
+
+    class Counted(Photographs):
+        def __init__(self, folders, limit_bytes, *rest, **more):
+            super().__init__(folders, limit_bytes, *rest, **more)
+            limits.append((limit_bytes, self.cached_bytes))
+
+    monkeypatch.setattr("lcodec.train.data.Photographs", Counted)
+    result = run(*TRAIN, "--valid", "photos", "--steps", "1", "--cache-gib", 100_000 / 2**30)
+    assert result.exit_code == 0, result.output
+    assert limits == [(100_000, 90_000), (10_000, 0)]
+
+
+def test_run_that_is_there_is_told_before_images_are_read(work):
+    Path("run").mkdir()
+    Path("run/checkpoint.pt").touch()
+    Path("photos/a.png").write_bytes(b"no image")
+    result = run(*TRAIN, "--steps", "1")
+    assert result.exit_code == 2 and "skipped" not in result.stderr
+    result = run(*[a if a != "run" else "new" for a in TRAIN], "--steps", "1", "--resume")
+    assert result.exit_code == 5 and "no checkpoint new/checkpoint.pt" in result.stderr
+
+
+def test_what_was_taken_of_another_model_is_told(work):
+    assert run(*TRAIN, "--steps", "1").exit_code == 0
+    again = [a if a != "run" else "again" for a in TRAIN]
+    result = run(*again, "--steps", "1", "--init", "run/checkpoint.pt")
+    assert result.exit_code == 0
+    assert re.search(r"note: (\d+) of \1 tensors begin as in run/checkpoint.pt", result.stderr), result.stderr
+
+
+def test_json_that_cannot_be_written_costs_the_exit_code_and_not_the_run(work, monkeypatch):
+    def full(record, file=None):
+        raise OutputError("cannot write stdout: no space left on device")
+
+    monkeypatch.setattr("lcodec.cli.train.print_json", full)
+    result = run(*TRAIN, "--valid", "photos", "--steps", "3", "--json")
+    assert_refused(result, 4, "cannot write stdout")
+    assert checkpoint.load(Path("run/checkpoint.pt"))["step"] == 3

@@ -87,6 +87,26 @@ def test_image_that_is_damaged_in_a_pack_is_named_and_skipped(packed):
     assert "c.webp is damaged" in messages[0]
 
 
+def test_pack_of_another_version_is_called_so(packed, tmp_path):
+    path = tmp_path / "later.pack"
+    path.write_bytes(packed.read_bytes().replace(b"lcodec pack 1", b"lcodec pack 2", 1))
+    with pytest.raises(InputError, match="another version"):
+        Pack(path)
+
+
+def test_links_are_followed_once_and_hidden_images_are_none(folder, tmp_path):
+    (tmp_path / "tree").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "tree" / name).symlink_to(folder, target_is_directory=True)
+    (folder / "round").symlink_to(tmp_path / "tree", target_is_directory=True)
+    (folder / ".thumbnails").mkdir()
+    for hidden in ("._a.png", ".thumbnails/a.png"):
+        (folder / hidden).write_bytes((folder / "a.png").read_bytes())
+    found = [source.name for source in image_sources(tmp_path / "tree")]
+    assert found == ["one/a.png", "one/c.webp", "one/sub/b.jpg"]
+    assert [source.name for source in image_sources(folder)] == ["a.png", "c.webp", "sub/b.jpg"]
+
+
 def test_truncated_pack_is_rejected(packed):
     data = packed.read_bytes()
     for end in {0, 5, 14, 30, len(data) // 2, len(data) - 1}:

@@ -207,6 +207,61 @@ def test_resuming_with_other_frozen_parameters_is_refused(data, tmp_path):
         Trainer(Options(steps=2, freeze=("g_*",), **SMALL), data, None, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("age", ["now", "before"])
+def test_resuming_with_as_many_other_frozen_parameters_is_refused(data, tmp_path, age):
+    """Their state would be read beyond its end."""
+    Trainer(Options(steps=2, freeze=("g_a.0.*",), **SMALL), data, None, tmp_path).save()
+    if age == "before":  # checkpoints did not say what they train
+        state = checkpoint.load(tmp_path / "checkpoint.pt")
+        torch.save({k: v for k, v in state.items() if k != "trained"}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match="other parameters"):
+        Trainer(Options(steps=2, freeze=("g_a.2.*",), **SMALL), data, None, tmp_path, resume=True)
+    Trainer(Options(steps=2, freeze=("g_a.0.*",), **SMALL), data, None, tmp_path, resume=True)
+
+
+def test_model_without_a_fitting_layer_is_no_beginning(data, tmp_path):
+    other = Trainer(Options(steps=1, **{**SMALL, "architecture": "lc-s"}), data, None, tmp_path / "other")
+    other.save()
+    with pytest.raises(ModelError, match="has no layer that fits mbt2018-mean"):
+        Trainer(Options(steps=1, **SMALL), data, None, tmp_path / "new", init=other.path)
+    assert not (tmp_path / "new" / "checkpoint.pt").exists()
+
+
+def test_changed_settings_and_images_are_told_when_a_run_goes_on(data, folder, tmp_path):
+    rows: list[dict] = []
+    Trainer(Options(steps=2, **SMALL), data, None, tmp_path).save()
+    options = Options(steps=4, lr=1e-4, **{**SMALL, "crop": 128})
+    Trainer(options, data, None, tmp_path, resume=True, report=rows.append)
+    assert [r["warning"] for r in rows] == ["other settings than before: crop 128 (was 64), lr 0.0001 (was 0.001)"]
+    rows.clear()
+    fewer = Photographs(folder / "a.png")
+    Trainer(Options(steps=4, **SMALL), fewer, None, tmp_path, resume=True, report=rows.append)
+    assert len(rows) == 1 and "other images than before" in rows[0]["warning"]
+    rows.clear()
+    Trainer(Options(steps=4, **SMALL), data, None, tmp_path, resume=True, report=rows.append)
+    assert rows == []
+
+
+def test_pictures_of_a_run_are_no_photographs(folder, tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "run").mkdir(parents=True)
+    (tree / "a.png").write_bytes((folder / "a.png").read_bytes())
+    for name in ("run/strip.webp", "strip.webp"):
+        PIL.Image.new("RGB", (70, 70)).save(tree / name)
+    (tree / "run" / "log.jsonl").touch()
+    assert [source.name for source in Photographs(tree).sources] == ["a.png", "strip.webp"]
+
+
+def test_image_that_is_read_again_must_be_the_same(folder, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes((folder / "a.png").read_bytes())
+    data = Photographs(path, limit_bytes=0)
+    assert data.cached_bytes == 0 and data[0].shape == (200, 300, 3)
+    PIL.Image.new("RGB", (70, 70)).save(path)
+    with pytest.raises(InputError, match="changed its size"):
+        data.crops(np.random.default_rng(0), 1, 64)
+
+
 def test_pattern_that_freezes_nothing_is_refused(data, tmp_path):
     with pytest.raises(UsageError, match="g_x"):
         Trainer(Options(steps=1, freeze=("g_x.*",), **SMALL), data, None, tmp_path)

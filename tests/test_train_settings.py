@@ -191,6 +191,29 @@ def test_plateau_survives_a_restart(data, tmp_path, monkeypatch):
     assert resumed.learning_rate() == pytest.approx(1e-3 / 4)
 
 
+def test_finished_run_is_not_validated_again(data, tmp_path):
+    options = Options(steps=4, schedule="plateau", **{**SMALL, "N": 8, "M": 8, "qualities": (4.0,)})
+    whole = Trainer(options, data, data, tmp_path)
+    whole.run(valid_steps=2)
+    again = Trainer(options, data, data, tmp_path, resume=True)
+    again.run(valid_steps=2)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "valid" in row] == [2, 4]
+    assert again.plateau.state() == whole.plateau.state()
+
+
+def test_validation_that_other_processes_went_on_without_is_made_up_for(data, tmp_path):
+    """Ranks agree to stop one step after the signal that broke it off."""
+    options = Options(steps=5, **{**SMALL, "N": 8, "M": 8, "qualities": (4.0,)})
+    trainer = Trainer(options, data, data, tmp_path)
+    for _ in range(3):
+        trainer.train_step()
+    trainer.save()
+    Trainer(options, data, data, tmp_path, resume=True).run(valid_steps=2)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "valid" in row] == [3, 4, 5]
+
+
 def test_a_run_is_not_resumed_for_another_lambda(data, tmp_path):
     small = {**SMALL, "N": 8, "M": 8, "qualities": (0.0,)}
     Trainer(Options(steps=1, lmbda=0.01, **small), data, None, tmp_path).save()
@@ -374,6 +397,15 @@ def test_command_line_overrides_what_a_recipe_says_in_other_words(
     monkeypatch.setattr("lcodec.train.loop.Trainer", lambda options, *_, **__: seen.append(options))
     run("train", "--recipe", "lc-s", "--data", folder, "--out", tmp_path / "run", *said)
     assert [(o.steps, o.hours, len(o.qualities)) for o in seen] == [(steps, hours, qualities)]
+
+
+def test_one_value_will_do_where_a_recipe_may_have_several(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(f'model = "mbt2018-mean"\ndata = "{folder}"\nfreeze = "g_*"\n')
+    options = ["--out", "run", "-N", 8, "-M", 8, "--crop", 64, "--batch", 1, "--amp", "off", "--steps", 1]
+    result = run("train", "--recipe", "mine.toml", *options, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["options"]["freeze"] == ["g_*"]
 
 
 @pytest.mark.parametrize(

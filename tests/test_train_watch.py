@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import torch
 
 from lcodec import checkpoint
 from lcodec.cli.train import duration, step_line, valid_line
-from lcodec.errors import LcodecError, OutputError
+from lcodec.errors import LcodecError, ModelError, OutputError
 from lcodec.finalize import integer_rates
 from lcodec.train.batches import Batches, make_batch
 from lcodec.train.data import Photographs
@@ -93,8 +94,14 @@ def test_image_that_vanishes_ends_the_run_with_its_name_and_a_checkpoint(photo, 
     PIL.Image.fromarray(photo[:80, :80]).save(tmp_path / "gone.png")
     data = Photographs(tmp_path / "gone.png", limit_bytes=0)
     trainer = Trainer(Options(steps=9, **SMALL), data, None, tmp_path / "run", workers=1)
-    trainer.train_step()
-    (tmp_path / "gone.png").unlink()
+    step = trainer.train_step
+
+    def then_gone() -> dict[str, float]:
+        row = step()
+        (tmp_path / "gone.png").unlink(missing_ok=True)
+        return row
+
+    trainer.train_step = then_gone
     with pytest.raises(LcodecError, match="gone.png"):
         trainer.run()
     assert checkpoint.load(trainer.path)["step"] >= 1
@@ -128,13 +135,23 @@ def test_integer_rate_of_a_validation_is_that_of_the_real_coder(architecture, da
         assert rate.integer_bits > 1000 and rate.pixels == 150 * 200 + 130 * 120
 
 
-def test_network_that_cannot_be_finalized_is_told_and_training_goes_on(data, tmp_path):
+def test_network_that_cannot_be_finalized_is_told_and_training_goes_on(data, tmp_path, monkeypatch):
     network = random_network("mbt2018-mean")
     with torch.no_grad():
         network.h_s[0].weight[:] = float("nan")
     rows = [{"quality": 1.0}]
     assert "not finite" in add_integer_rates(rows, network, data)
     assert rows == [{"quality": 1.0}]
+
+    def refuse(*arguments, **named):
+        raise ModelError("sums that cannot be proven safe")
+
+    monkeypatch.setattr("lcodec.train.validate.integer_rates", refuse)
+    told: list[dict] = []
+    trainer = Trainer(Options(steps=3, **SMALL), data, data, tmp_path, report=told.append)
+    trainer.run(valid_steps=1)
+    assert [r["integer_error"] for r in told if "valid" in r] == ["sums that cannot be proven safe"] * 3
+    assert checkpoint.load(trainer.path)["step"] == 3
 
 
 def test_validation_weighs_qualities_as_training_does(folder):
@@ -355,3 +372,47 @@ def test_log_that_cannot_be_written_is_told_once(data, tmp_path):
     trainer.run(log_steps=1)
     assert [list(r) for r in rows].count(["warning"]) == 1
     assert len([r for r in rows if "loss" in r]) == 4 and Path(trainer.path).is_file()
+
+
+def test_line_that_was_cut_does_not_take_the_next_with_it(data, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 7, "valid": [{"qual')
+    Trainer(Options(steps=1, **SMALL), data, None, tmp_path).run(log_steps=1)
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == 1
+
+
+def test_output_that_takes_no_more_costs_lines_and_not_the_run(data, tmp_path):
+    def full(row: dict) -> None:
+        raise OSError(28, "No space left on device")
+
+    trainer = Trainer(Options(steps=3, **SMALL), data, None, tmp_path, report=full)
+    trainer.run(log_steps=1)
+    assert checkpoint.load(trainer.path)["step"] == 3
+    assert "no space left on device" in str(trainer.journal.lost)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_error_after_a_skipped_step_does_not_cost_the_work(data, tmp_path):
+    trainer = Trainer(Options(steps=9, **SMALL), data, None, tmp_path)
+    step = trainer.train_step
+
+    def fails() -> dict[str, float]:
+        if trainer.step == 3:
+            raise LcodecError("no more")
+        row = step()
+        trainer.bad_steps = int(trainer.step == 3)
+        return row
+
+    trainer.train_step = fails
+    with pytest.raises(LcodecError, match="no more"):
+        trainer.run()
+    assert checkpoint.load(trainer.path)["step"] == 3
+
+
+def test_tensorboard_that_does_not_start_is_told(data, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "tensorboard" or find_spec(name))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # cannot be imported
+    rows: list[dict] = []
+    Trainer(Options(steps=1, **SMALL), data, None, tmp_path, report=rows.append)
+    assert len(rows) == 1 and rows[0]["warning"].startswith("TensorBoard gets nothing: ")

@@ -36,10 +36,10 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Put all images of folders (or of other packs) into one file, without loss.
+    """Put all images of folders (or of other packs) into one file, with what training sees of them.
 
     Wherever lcodec train takes a folder it takes a pack. JPEG and WebP files are kept as they are, others become
-    lossless WebP.
+    lossless WebP of 8 bits, RGB, without transparency.
 
     \b
     lcodec pack photos/ -o photos.pack

@@ -54,7 +54,9 @@ def read(path: Path, command: click.Command) -> dict[str, Any]:
             raise UsageError(f"{path}: {command.name} has no option {key!r}")
         if isinstance(value, dict):
             raise UsageError(f"{path}: {key} is a table, not a value")
-        if isinstance(value, list) and not _multiple(command, name):
+        if _multiple(command, name):
+            value = value if isinstance(value, list) else [value]
+        elif isinstance(value, list):
             value = ",".join(str(v) for v in value)
         chosen[name] = value
     return chosen

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import click
 
 from lcodec.errors import LcodecError, OutputError
+from lcodec.finite import finite
 
 DEBUG = "lcodec.debug"  # key in click's Context.meta
 PROGRESS_AFTER_S = 1.0
@@ -85,7 +86,7 @@ def printable_line(text: str) -> str:
 
 def print_json(record: dict[str, Any], file: Any = None) -> None:
     """One JSON object on a line of its own, there at once for whoever reads along. Raises OutputError."""
-    _print(json.dumps(record), file)
+    _print(json.dumps(finite(record), allow_nan=False), file)
 
 
 def _print(text: str, file: Any = None) -> None:

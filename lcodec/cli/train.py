@@ -78,7 +78,9 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
     "--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Threads that prepare batches."
 )
 @click.option(
-    "--init", metavar="MODEL", help="Model, by name or file, or checkpoint to begin with, as far as it fits."
+    "--init",
+    metavar="MODEL",
+    help="Model, by name or file, or checkpoint to begin with, as far as it fits; --resume has no use for it.",
 )
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters to keep, e.g. 'g_*'; repeat for several.")
 @click.option(
@@ -138,7 +140,7 @@ def command(
 
     from lcodec.nets import ARCHITECTURES, default_latents
     from lcodec.train.data import Photographs
-    from lcodec.train.loop import Options, Trainer
+    from lcodec.train.loop import Options, Trainer, check_place
     from lcodec.train.memory import keep_freed
     from lcodec.train.parallel import joined
     from lcodec.transforms import choose_device
@@ -153,15 +155,18 @@ def command(
     keep_freed()
     if M is None:
         M = default_latents(settings["N"], levels)
+    check_place(out, resume)  # before what takes long
     with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent
         chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
         progress = Progress(as_json, ranks.main)
-        limit = int(cache_gib * 2**30 / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        limit = int(min(cache_gib * 2**30, sys.maxsize) / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        photographs = Photographs(data, limit, tell)
+        left = max(0, limit - photographs.cached_bytes) if ranks.main else 0  # the others do not look at them
         trainer = Trainer(
             chosen,
-            Photographs(data, limit, tell),
-            Photographs(valid, limit, tell, limit_images=valid_images) if valid else None,
+            photographs,
+            Photographs(valid, left, tell, limit_images=valid_images) if valid else None,
             out,
             resume=resume,
             init=_source(init) if init else None,
@@ -170,12 +175,16 @@ def command(
             ranks=ranks,
         )
         progress.trainer = trainer
-        if ranks.main and not as_json and not trainer.journal.has_board:
+        if ranks.main and not as_json and not trainer.journal.knows_board:
             note(f"tensorboard is not installed, the curves are in {trainer.journal.path} alone")
+        if ranks.main and not as_json and trainer.taken is not None:
+            note("{} of {} tensors begin as in {}".format(*trainer.taken, init))
         with progress:
             trainer.run(save_minutes=save_minutes, valid_minutes=valid_minutes, valid_steps=valid_steps)
     if not ranks.main:
         return
+    if trainer.journal.lost is not None:
+        raise trainer.journal.lost
     state = "stopped" if trainer.stopped else "finished"
     if as_json:
         seconds = round(trainer.seconds, 3)
@@ -238,7 +247,7 @@ class Progress:
         if not self.active:
             return
         if self.as_json:
-            print_json({"step": self.trainer.step, **row})
+            print_json({"step": getattr(self.trainer, "step", 0), **row})
             return
         if "warning" in row:
             warn(row["warning"])

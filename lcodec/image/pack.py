@@ -12,9 +12,10 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from .read import INPUT_SUFFIXES, Image, read_image
 from .write import image_bytes
 
 SUFFIX = ".pack"
-MAGIC = b"lcodec pack 1\n"
+_MAGIC_BEGIN = b"lcodec pack "
+MAGIC = _MAGIC_BEGIN + b"1\n"
 TRAILER_MAGIC = b"lcpk"
 _TRAILER = struct.Struct("<QI4s")
 _KEPT = (b"\xff\xd8\xff", b"RIFF")  # JPEG and WebP files are kept as they are: without loss they would grow or stay
@@ -64,6 +66,8 @@ class Pack:
 
     def _read_index(self) -> list[Entry]:
         data, size = self._data, len(self._data)
+        if data[: len(MAGIC)] != MAGIC and data[: len(_MAGIC_BEGIN)] == _MAGIC_BEGIN:
+            raise InputError(f"pack {self.path} was made by another version of lcodec", "lcodec pack makes it anew")
         if data[: len(MAGIC)] != MAGIC:
             raise InputError(f"{self.path} is no pack of images", "lcodec pack makes one")
         damaged = InputError(f"pack {self.path} is damaged or incomplete")
@@ -123,10 +127,12 @@ class ImageSource:
 def image_sources(path: Path) -> list[ImageSource]:
     """All images below a folder, those in its packs included, by name; or those of one pack; or one image file.
 
+    Links to folders are followed, each folder counts once; hidden files and folders do not.
+
     Raises InputError for what is not there and for damaged packs.
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in {*INPUT_SUFFIXES, SUFFIX})
+        files = sorted(_files_below(path))
     elif path.is_file():
         files = [path]
     else:
@@ -140,6 +146,21 @@ def image_sources(path: Path) -> list[ImageSource]:
         pack = Pack(file)
         sources += [ImageSource(e.name, file, pack, i) for i, e in enumerate(pack.entries)]
     return sources
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # by another link, or in a circle
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in {*INPUT_SUFFIXES, SUFFIX} and path.is_file():
+                yield path
 
 
 def packed_image(source: ImageSource, max_side: int | None = None, crop: int | None = None) -> tuple[bytes, int, int]:

@@ -14,6 +14,10 @@ from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
 from lcodec.image.pack import SUFFIX, ImageSource, image_sources
 
+# What lies in a run's folder.
+LOG = "log.jsonl"
+STRIP = "strip.webp"
+
 
 class Photographs:
     """All readable images of folders and packs, as uint8 arrays (H, W, 3).
@@ -33,7 +37,7 @@ class Photographs:
         folders = [folders] if isinstance(folders, Path) else list(folders)
         sources: list[ImageSource] = []
         for folder in folders:
-            found = image_sources(folder)
+            found = [source for source in image_sources(folder) if not _is_of_a_run(source)]
             if not found:
                 raise _nothing([folder])
             sources += found
@@ -43,6 +47,7 @@ class Photographs:
         self.shapes: list[tuple[int, int]] = []  # height, width
         self._cache: list[np.ndarray | None] = []
         self.skipped = 0
+        self.cached_bytes = 0
         used = 0
         for source in sources:
             try:
@@ -54,7 +59,9 @@ class Photographs:
             used += pixels.nbytes
             self.sources.append(source)
             self.shapes.append((pixels.shape[0], pixels.shape[1]))
-            self._cache.append(pixels if used <= limit_bytes else None)
+            kept = used <= limit_bytes
+            self._cache.append(pixels if kept else None)
+            self.cached_bytes += pixels.nbytes if kept else 0
         if not self.sources:
             raise _nothing(folders)
         if self.skipped:
@@ -64,8 +71,13 @@ class Photographs:
         return len(self.sources)
 
     def __getitem__(self, i: int) -> np.ndarray:
+        """Raises InputError for one that has to be read again, and is not there any more or not the same."""
         pixels = self._cache[i]
-        return self.sources[i].read().rgb8() if pixels is None else pixels
+        if pixels is None:
+            pixels = self.sources[i].read().rgb8()
+            if pixels.shape[:2] != self.shapes[i]:
+                raise InputError(f"{self.sources[i].name} has changed its size since training began")
+        return pixels
 
     def crops(self, rng: np.random.Generator, count: int, size: int, part: slice = slice(None)) -> Tensor:
         """Random crops, flipped and turned at random: (count, 3, size, size) float32 in [0, 1], channels last.
@@ -87,6 +99,11 @@ class Photographs:
             crop = np.rot90(pixels, turns)
             out[i] = crop[:, ::-1] if flip else crop
         return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _is_of_a_run(source: ImageSource) -> bool:
+    """Whether it is the picture that `loop` makes of a validation, in a run below the folder of photographs."""
+    return source.path.name == STRIP and (source.path.parent / LOG).exists()
 
 
 def _nothing(folders: Sequence[Path]) -> InputError:

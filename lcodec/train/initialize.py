@@ -34,6 +34,7 @@ BRANCH = 0.05  # of residual branches
 NOISE = 0.02  # relative amplitude of everything that starts beside the linear transform
 PAIRED = 1 / 16  # of the channels of a residual block with stride, at least, are the second of a pair
 GATE = 1e-5  # what attention lets through at first
+LAYERS = ("g_a", "g_s", "h_a", "h_s", "context_prediction", "entropy_parameters")  # where a network keeps them
 
 
 def _stage_basis(x: Tensor, out_channels: int) -> Tensor:
@@ -228,10 +229,10 @@ def transfer(
     left out: cheng2020-attn continues where cheng2020-anchor was.
     """
     own_qualities = network.config.qualities
-    source = {
-        **_at_positions_of(network, source),
-        **_gains(source, qualities or own_qualities, lambdas or _table(own_qualities)),
-    }
+    gains = _gains(source, qualities or own_qualities, lambdas or _table(own_qualities))
+    source = {**_at_positions_of(network, source), **gains}
+    if not _has_transforms(network, source):  # whose channels they are for
+        source = {name: tensor for name, tensor in source.items() if name not in gains}
     # The outputs of this layer are two halves, scales and means: each is copied on its own.
     part = {"mean-scale": "h_s", "context": "entropy_parameters"}.get(network.config.arch.entropy)
     halved = f"{part}.{len(getattr(network, part)) - 1}." if part else "-"
@@ -257,6 +258,13 @@ def transfer(
                     _copy_corner(new, old.to(new.dtype), transposed)
             taken.append(name)
     return taken
+
+
+def _has_transforms(network: Network, source: Mapping[str, Tensor]) -> bool:
+    """Whether the source has a layer of g_a or g_s for the network."""
+    own = network.state_dict()
+    names = (name for name in source if name.startswith(("g_a.", "g_s.")) and name.endswith("weight"))
+    return any(name in own and _alike(own[name], source[name]) for name in names)
 
 
 def _alike(new: Tensor, old: Tensor) -> bool:

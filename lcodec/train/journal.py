@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lcodec.errors import OutputError
+from lcodec.finite import finite
+
+from .data import LOG
+
 Report = Callable[[dict[str, Any]], None]
-
-
-def finite(value: Any) -> Any:
-    """The value with None for the numbers in it that JSON does not have."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Journal:
     """report: gets every row. active: False on ranks that write nothing. step: where a resumed run goes on."""
 
     def __init__(self, folder: Path, report: Report, active: bool, step: int = 0) -> None:
-        self.path = folder / "log.jsonl"
+        self.path = folder / LOG
         self._report, self._active = report, active
         self._board: Any = None
         self._broken = False
-        if active and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
+        self.lost: OutputError | None = None  # why rows could not be reported
+        self.knows_board = importlib.util.find_spec("tensorboard") is not None
+        if not active:
+            return
+        self._end_line()
+        if self.knows_board:
             try:
-                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-            except OSError as e:
-                report({"warning": f"TensorBoard gets nothing: {(e.strerror or str(e)).lower()}"})
-        self.has_board = self._board is not None
+                from torch.utils.tensorboard import SummaryWriter
+
+                # rows carry the number of steps that they come after, so that this one's are there already
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            except Exception as e:  # of the disk, and whatever comes of another package's versions
+                reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+                self._tell({"warning": f"TensorBoard gets nothing: {reason.splitlines()[0].lower()}"})
+
+    def _end_line(self) -> None:
+        """What a killed run wrote of a line stays one by itself."""
+        with contextlib.suppress(OSError), open(self.path, "rb+") as f:
+            if f.seek(0, os.SEEK_END) and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n":
+                f.write(b"\n")
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        """A terminal or file that takes no more costs what would be told, not the run; a closed pipe ends it."""
+        try:
+            self._report(row)
+        except BrokenPipeError:
+            raise
+        except OutputError as e:
+            self.lost = self.lost or e
+        except OSError as e:
+            self.lost = self.lost or OutputError(f"cannot write stdout or stderr: {(e.strerror or str(e)).lower()}")
 
     def write(self, step: int, hours: float, row: dict[str, Any]) -> None:
         """One row. A disk that is full costs lines of the log, not the run."""
@@ -51,10 +71,10 @@ class Journal:
             self._broken = False
         except OSError as e:
             if not self._broken:
-                self._report({"warning": f"cannot write {self.path}: {(e.strerror or str(e)).lower()}"})
+                self._tell({"warning": f"cannot write {self.path}: {(e.strerror or str(e)).lower()}"})
             self._broken = True
         self._tell_board(lambda board: self._scalars(board, step, row))
-        self._report(row)
+        self._tell(row)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """uint8 (H, W, 3), for TensorBoard."""
@@ -68,7 +88,7 @@ class Journal:
             tell(self._board)
         except OSError as e:
             self._board = None
-            self._report({"warning": f"TensorBoard gets no more: {(e.strerror or str(e)).lower()}"})
+            self._tell({"warning": f"TensorBoard gets no more: {(e.strerror or str(e)).lower()}"})
 
     def _scalars(self, board: Any, step: int, row: dict[str, Any]) -> None:
         for key, value in row.items():

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,8 +26,8 @@ from lcodec.nets import NetConfig, Network
 
 from .average import Average
 from .batches import Batches
-from .data import Photographs
-from .initialize import linear_start, transfer
+from .data import STRIP, Photographs
+from .initialize import LAYERS, linear_start, transfer
 from .journal import Journal, Report
 from .loss import Losses, Objective
 from .optimizers import Optimizer
@@ -40,7 +40,17 @@ from .validate import add_integer_rates, validate, validation_loss
 
 __all__ = ["NetConfig", "Network", "Options", "Trainer"]
 
+_FREE_OPTIONS = ("steps", "hours", "device", "compile")  # to be changed when a run goes on
 MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
+
+
+def check_place(out: Path, resume: bool) -> None:
+    """Raise UsageError for a run that is there already, ModelError for one that is not there to go on with."""
+    path = out / "checkpoint.pt"
+    if path.exists() and not resume:
+        raise UsageError(f"{path} exists", "go on with --resume, or choose another --out")
+    if resume and not path.exists():
+        raise ModelError(f"no checkpoint {path}")
 
 
 class Trainer:
@@ -77,7 +87,8 @@ class Trainer:
         ranks.share(options.batch)
         if options.schedule == "plateau" and valid is None:
             raise UsageError("a plateau is found by validation", "give --valid, or another --schedule")
-        self._check_data()
+        self.digest = self._check_data()
+        self.taken: tuple[int, int] | None = None  # tensors that came out of `init`, of how many
         if ranks.main:
             try:
                 out.mkdir(parents=True, exist_ok=True)
@@ -97,16 +108,23 @@ class Trainer:
         trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not trained:
             raise UsageError("everything is frozen")
+        self.trained = list(trained)
         self.parameters = list(trained.values())
         self.rate_only = not any(n.startswith(("g_a.", "g_s.", "log_")) for n in trained)
         self.optimizer = Optimizer(options.optimizer, self.network, trained, options.lr)
         averaged = None
         if state is not None:
+            hint = "resume with the same --freeze and --optimizer"
+            other = UsageError(f"{self.path} trains other parameters or in another way", hint)
+            # The optimizers compare numbers of parameters alone, and a fused one would read beyond their ends.
+            if state.get("trained", list(trained)) != list(trained):
+                raise other
+            if "trained" not in state and tuple(state.get("options", {}).get("freeze", ())) != options.freeze:
+                raise other
             try:
                 self.optimizer.load(state["optimizer"])
             except (ValueError, KeyError) as e:
-                hint = "resume with the same --freeze and --optimizer"
-                raise UsageError(f"{self.path} trains other parameters or in another way", hint) from e
+                raise other from e
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.skipped = int(state.get("skipped", 0))
             self.validated = int(state.get("validated", self.step))
@@ -120,24 +138,36 @@ class Trainer:
         self.batches = Batches(data, options, ranks, workers)
         self.watch = Stopwatch(options.device)
         self.journal = Journal(out, report, ranks.main, self.step)
+        for warning in self._differences(state) if ranks.main and state is not None else ():
+            self.log({"warning": warning})
         self.network.train()
 
     # ---- setting up
 
-    def _check_data(self) -> None:
+    def _differences(self, state: dict[str, Any]) -> Iterator[str]:
+        """What makes of a run that goes on another one than it would have been."""
+        before = state.get("options", {})
+        now = json.loads(json.dumps(asdict(self.options)))
+        changed = [k for k in now if k not in _FREE_OPTIONS and k in before and before[k] != now[k]]
+        if changed:
+            yield "other settings than before: " + ", ".join(f"{k} {now[k]} (was {before[k]})" for k in changed)
+        if state.get("data", self.digest) != self.digest:
+            yield "other images than before, so that this is not the run that it would have been without a break"
+
+    def _check_data(self) -> str:
         """All ranks draw from the same list of images, or a step's crops would not be what its number says."""
         names = [source.name for source in self.data.sources]
         digest = hashlib.sha256(json.dumps([names, self.data.shapes]).encode()).hexdigest()
         if len(set(self.ranks.all(digest))) > 1:
             raise UsageError("the processes do not see the same images", "give them all the same --data, a pack say")
+        return digest
 
     def _state(self, resume: bool, init: Path | None) -> dict[str, Any] | None:
         """Weights to begin with; the state of the run that goes on, on ranks but the main one without its weights."""
         if not self.ranks.main:
             state: dict[str, Any] | None = self.ranks.from_main(None)
             return state
-        if self.path.exists() and not resume:
-            raise UsageError(f"{self.path} exists", "go on with --resume, or choose another --out")
+        check_place(self.out, resume)
         state = checkpoint.load(self.path) if resume else None
         if state is None:
             self._start(init)
@@ -166,8 +196,11 @@ class Trainer:
         if init is None:
             return
         source = checkpoint.open_network(init)
-        if not transfer(self.network, source.state_dict(), source.config.qualities, lambdas):
+        taken = transfer(self.network, source.state_dict(), source.config.qualities, lambdas)
+        # Gains and the prior of z are there in every network, and say nothing without its layers.
+        if not any(name.split(".")[0] in LAYERS for name in taken):
             raise ModelError(f"{init} has no layer that fits {self.options.architecture}")
+        self.taken = len(taken), len(self.network.state_dict())
 
     # ---- one step
 
@@ -256,6 +289,8 @@ class Trainer:
                 "skipped": self.skipped,
                 "seconds": self.seconds + self._unsaid,
                 "images": len(self.data),
+                "data": self.digest,
+                "trained": self.trained,
             },
         )
 
@@ -280,13 +315,13 @@ class Trainer:
         valid_steps: validate every so many steps instead of by time. A checkpoint that cannot be written in between is
         reported and tried again at the next occasion; at the end it is an OutputError.
         """
-        saved_step = self.step
+        saved_step, saving = self.step, False
         with self._signals():
             try:
                 last_save = last_valid = time.monotonic()
                 mean: dict[str, float] = {}
                 spent, since = 0.0, self.step
-                if valid_steps and self.step % valid_steps == 0 and self.validated < self.step:
+                if valid_steps and self.validated < self.step - self.step % valid_steps:
                     self.validate()  # it was due when the run was broken off
                 while self.progress() < 1 and not self.stopped:
                     began = time.monotonic()
@@ -307,17 +342,15 @@ class Trainer:
                     if due:
                         self.validate()
                         last_valid = time.monotonic()
+                saving = True
                 self.save()
-                saved_step = self.step
-                if not self.stopped:
+                if self.valid is not None and self.validated < self.step and not self.stopped:
                     self.validate()
-                    if self.options.schedule == "plateau":
-                        self.save()
-            except OutputError:
-                raise
+                    self.save()  # with what was seen, so that it is not seen again
             except BaseException:
-                if self.step > saved_step and self.bad_steps == 0:
-                    self.save()
+                if self.step > saved_step and not saving:
+                    with suppress(LcodecError):  # the first error is the one to be told
+                        self.save()
                 raise
             finally:
                 self.batches.close()
@@ -394,6 +427,6 @@ class Trainer:
         try:
             curves = history(self.journal.path, metric)
             write_atomically(self.out / "curve.svg", curve_svg(curves, self._anchor, metric).encode(), overwrite=True)
-            write_image(self.out / "strip.webp", pixels, overwrite=True)
+            write_image(self.out / STRIP, pixels, overwrite=True)
         except (OutputError, OSError, ValueError) as e:
             self.log({"warning": f"no pictures of this validation: {e}"})

@@ -63,8 +63,10 @@ class Options:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if (self.steps > 0) == (self.hours > 0):
+        if (self.steps > 0) == (self.hours > 0) or not math.isfinite(self.hours):
             raise UsageError("a run needs either steps or hours")
+        if any(not 1 <= q <= 8 for q in self.qualities) and self.qualities != (0.0,):
+            raise UsageError("qualities are from 1 to 8, for which there are lambdas", "--lambda is for others")
         if self.batch < 1:
             raise UsageError(f"a step needs at least one crop, not {self.batch}")
         if self.seed < 0:
