@@ -117,6 +117,17 @@ def test_interrupt_leaves_whole_files_and_no_litter_and_a_rerun_completes_it(clu
     assert f"{48 - len(done)} of 48 files done, {len(done)} skipped".encode() in stderr
 
 
+@pytest.mark.parametrize("jobs", ["1", "5"])
+def test_workers_fit_on_the_machines_and_more_than_those_are_not_waited_for(cluster, photos, model_file, jobs):
+    """The machines have a core each."""
+    process = start(photos, "encode", "--model", model_file, "--ray", cluster, "--jobs", jobs, "in", "-o", "out")
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert len(list((photos / "out").rglob("*.lic"))) == 48
+    refused = start(photos, "encode", "--model", model_file, "--ray", cluster, "--threads", "2", "in", "-o", "no")
+    assert refused.wait(timeout=240) == 2 and b"--threads does not go with --ray" in refused.communicate()[1]
+
+
 def test_bad_model_is_told_once(cluster, photos):
     process = start(photos, "encode", "--model", "no-such-model", "--ray", cluster, "in", "-o", "out")
     _, stderr = process.communicate(timeout=240)

@@ -37,6 +37,7 @@ ATTEMPTS = 3  # at a file, before it is blamed for the death of its workers
 RESTARTS = 10  # of an actor
 PAUSE_S = 0.5
 CONNECT_S = 10.0
+ROOM_S = 300.0  # until the first worker has room on the cluster, and has started
 
 
 class Station:
@@ -71,6 +72,12 @@ class Station:
         return [_portable(outcome) for _, outcome in outcomes]
 
 
+def _last_line(error: Exception) -> str:
+    """What Ray's message, with the whole trace of the other machine, comes to."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def _portable(outcome: Outcome) -> Outcome:
     if isinstance(outcome, StopBatch | LcodecError) or not isinstance(outcome, Exception):
         return outcome
@@ -98,7 +105,7 @@ class _Actor:
     handle: Any
     at_once: int
     calls: dict[Any, _Chunk] = field(default_factory=dict)  # by their references
-    ping: Any = None  # the reference of `ready`, while it is not known whether it lives
+    ping: Any = None  # the reference of `ready`, while it is not known whether it lives: before, and after a death
 
 
 def run_cluster(
@@ -121,7 +128,7 @@ def run_cluster(
         for at_once, options in _places(ray, actors):
             station = ray.remote(Station).options(max_restarts=RESTARTS, max_concurrency=1, **options)
             handle = station.remote(make_worker, at_once, 1, str(Path.cwd()))
-            crew.actors.append(_Actor(handle, at_once))
+            crew.actors.append(_Actor(handle, at_once, ping=handle.ready.remote()))
         crew.check_versions()
         yield from crew.run(items, job_of)
     finally:
@@ -168,13 +175,14 @@ def _places(ray: Any, actors: int | None) -> Iterator[tuple[int, dict[str, Any]]
     resources = [(node, int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in nodes]
     cores = sum(cpus for _, cpus, _ in resources)
     gpus = sum(count for _, _, count in resources)
+    if not cores:
+        raise UsageError("the Ray cluster has no cores to work with")
     if actors is not None:
-        share = max(1, min(CORES_PER_ACTOR, cores // actors))
+        # An actor is on one machine.
+        share = max(1, min(CORES_PER_ACTOR, cores // actors, max(cpus for _, cpus, _ in resources)))
         for i in range(actors):
             yield share, {"num_cpus": share, "num_gpus": int(i < gpus), "scheduling_strategy": "SPREAD"}
         return
-    if not cores:
-        raise UsageError("the Ray cluster has no cores to work with")
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for node, cpus, count in resources:
@@ -200,10 +208,19 @@ class _Crew:
         self._done: dict[int, Outcome] = {}
 
     def check_versions(self) -> None:
-        """Raise UsageError where the first actor to answer has another lcodec, which may name other options."""
-        references = [actor.handle.ready.remote() for actor in self.actors]
-        first, _ = self.ray.wait(references, num_returns=1)
-        version = self.ray.get(first[0])
+        """Raise UsageError where no actor answers, or the first one has another lcodec, which may name other options.
+
+        Those that find no room yet get work when they do.
+        """
+        first, _ = self.ray.wait([actor.ping for actor in self.actors], num_returns=1, timeout=ROOM_S)
+        if not first:
+            hint = "others may use it; more and smaller workers (--jobs) need less room each"
+            raise UsageError(f"no worker has started on the Ray cluster in {ROOM_S:.0f} s", hint=hint)
+        try:
+            version = self.ray.get(first[0])
+        except self.ray.exceptions.RayError as error:
+            hint = f"lcodec {__version__} has to be installed on all its machines"
+            raise UsageError(f"no worker can start on the Ray cluster: {_last_line(error)}", hint=hint) from error
         if version != __version__:
             raise UsageError(f"the Ray cluster has lcodec {version}, here it is {__version__}")
 
