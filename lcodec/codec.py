@@ -9,7 +9,6 @@ between machines, and that is all that may.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -45,12 +44,13 @@ from lcodec.image import (
     fill_transparent,
     fill_transparent_bands,
     padded_bands,
+    psnr,
 )
 from lcodec.limits import NO_LIMITS, Limits
 from lcodec.nets.config import NetConfig
 from lcodec.region import Region
 from lcodec.search.plans import plan_of
-from lcodec.search.target import Target, search
+from lcodec.search.target import Target, Unreachable, search
 from lcodec.transforms import choose_device, open_transforms
 from lcodec.transforms.bands import Bands
 from lcodec.transforms.tiling import HYPER_HALO_LATENTS, Box, analyse_bands, hyper_analyse_block, tiled_synthesis
@@ -218,10 +218,16 @@ class Codec:
                 "bpp": lambda trial: 8 * len(trial.data) / (picture.width * picture.height),
                 "psnr": lambda trial: self._psnr(shown, seen, trial),
             }[goal.kind]
-            # Effort changes little beside the range of qualities: its slow search begins where the fast one ends.
-            near = search(partial(attempt, effort=0), measure, goal, low, high).code if effort else None
+            near, evaluations = None, 0
+            if effort:
+                # It changes little beside the range of qualities: its slow search begins where the fast one ends.
+                try:
+                    first = search(partial(attempt, effort=0), measure, goal, low, high)
+                    near, evaluations = first.code, first.evaluations
+                except Unreachable as end:  # perhaps not with effort
+                    near, evaluations = end.code, end.evaluations
             found = search(attempt, measure, goal, low, high, near)
-            taken, evaluations = found.trial, found.evaluations
+            taken, evaluations = found.trial, evaluations + found.evaluations
         return self._result(taken, evaluations, start, time.perf_counter() - analysed)
 
     def _refine(
@@ -258,10 +264,13 @@ class Codec:
         blocks = list(numbered_slices(header))
         at = self._proxy.at(quality)
         lmbda = search_lmbda(self.file, quality)
-        if lmbda is None:
-            middle = blocks[len(blocks) // 2]
-            lmbda = own_lmbda(at, shown, middle, *analysed(middle))
-        refinement = Refinement(at, shown, y_hat, lmbda, effort)
+        for block in sorted(blocks, key=lambda b: abs(2 * b.number - len(blocks))) if lmbda is None else ():
+            lmbda = own_lmbda(at, shown, block, *analysed(block))
+            if lmbda is not None:
+                break
+        if lmbda is None:  # nowhere is there anything to be won or lost
+            return plain
+        refinement = Refinement(at, shown, y_hat, lmbda, effort, seen)
         slices, better, digest = [], np.empty_like(y_hat), LatentsDigest()
         for block in blocks:
             _, y0, x0, h, w = block
@@ -478,17 +487,3 @@ def to_fixed(v: np.ndarray) -> np.ndarray:
     fixed = np.clip(v, -Y_FIX_LIMIT, Y_FIX_LIMIT)
     fixed *= 2.0**Y_FIX_BITS
     return np.rint(fixed, out=fixed).astype(np.int32)
-
-
-def psnr(a: np.ndarray, b: np.ndarray, seen: np.ndarray | None = None) -> float:
-    """dB over all channels of two images of one shape and type, uint8 or uint16; inf if equal.
-
-    seen: bool (H, W), the pixels that count; all if None.
-    """
-    total, samples = 0.0, 0
-    for row, (row_a, row_b) in enumerate(zip(a, b, strict=True)):  # row by row: no copies of the image
-        if seen is not None:
-            row_a, row_b = row_a[seen[row]], row_b[seen[row]]
-        total += float(np.square(row_a.astype(np.float32) - row_b).sum(dtype=np.float64))
-        samples += row_a.size
-    return 10 * math.log10(np.iinfo(a.dtype).max ** 2 * samples / total) if total else math.inf

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import lcodec
 from lcodec import container, decoder, weights
 from lcodec.cli import cli
-from lcodec.codec import Codec, psnr
+from lcodec.codec import Codec, psnr, visible
 from lcodec.errors import UsageError
 from lcodec.finalize.assemble import finalize_network
 from lcodec.image import Picture
@@ -154,6 +154,27 @@ def test_target_holds_with_effort(codec, photo):
     assert levels[1] > levels[0]
 
 
+def test_effort_reaches_targets_that_nothing_else_does(codec, photo):
+    pixels = photo[100:228, 200:392]
+    plain, searched = (len(codec.encode(pixels, 1.0, effort=e).data) for e in (0, 3))
+    size = (plain + searched) // 2
+    with pytest.raises(UsageError, match="cannot be reached"):
+        codec.encode(pixels, target=Target("size", size))
+    result = codec.encode(pixels, target=Target("size", size), effort=3)
+    assert len(result.data) <= size < plain
+    with pytest.raises(UsageError, match="cannot be reached"):
+        codec.encode(pixels, target=Target("size", searched // 2), effort=3)
+
+
+def test_slices_of_one_colour_tell_no_lambda_and_others_do(codec, photo, monkeypatch):
+    monkeypatch.setattr(refine_module, "search_lmbda", lambda file, quality: None)
+    pixels = np.full((64, 768, 3), 90, np.uint8)  # three slices
+    flat = codec.encode(pixels, 5.0, effort=1, slice_log2=4)
+    assert flat.data == codec.encode(pixels, 5.0, slice_log2=4).data
+    pixels[:, 512:] = photo[100:164, 200:456]
+    assert codec.encode(pixels, 5.0, effort=1, slice_log2=4).data != codec.encode(pixels, 5.0, slice_log2=4).data
+
+
 @pytest.mark.parametrize("quality", [2.0, 6.0])
 def test_model_that_tells_no_lambda_gets_nearly_that_of_its_training(codec, photo, monkeypatch, quality):
     seen = []
@@ -259,6 +280,30 @@ def test_error_of_the_proxy_is_that_of_the_decoder(codec, proxy, photo):
         distortion = Distortion(at, pixels[rows, columns], window, inside, offset, 3.0)
         error = float(((shown[rows, columns] - pixels[rows, columns] / 255) ** 2).sum())
         assert float(distortion(inner)) == pytest.approx(error, rel=0.02)
+
+
+def test_errors_that_nobody_sees_do_not_count(proxy, photo):
+    at, generator = proxy.at(6.0), torch.Generator().manual_seed(3)
+    surroundings = torch.zeros(1, proxy.entropy.M, 4, 4)
+    y_hat = torch.randn(surroundings.shape, generator=generator)
+    pixels, seen = photo[:64, :64], np.zeros((64, 64), bool)
+    seen[10:50, 20:64] = True
+    place = Box(0, 4, 0, 4), (0, 0), 3.0
+    distortion = Distortion(at, pixels, surroundings, *place, seen)
+    x_hat = distortion.picture_of(y_hat)[0].permute(1, 2, 0).detach().numpy()
+    error = ((x_hat - pixels / np.float32(255))[seen] ** 2).sum()
+    assert float(distortion(y_hat)) == pytest.approx(float(error), rel=1e-3)
+    assert float(Distortion(at, pixels, surroundings, *place)(y_hat)) > 1.5 * error
+
+
+def test_search_leaves_invisible_pixels_out(codec, photo):
+    alpha = np.full((128, 192), 255, np.uint8)
+    alpha[:, 64:] = 0
+    picture = Picture(np.ascontiguousarray(photo[:128, :192]), alpha)
+    filled = Picture(visible(picture))  # what the networks see of both is the same
+    assert codec.encode(picture, 6.0).y_hat_digest == codec.encode(filled, 6.0).y_hat_digest
+    less, more = (container.unpack(codec.encode(p, 6.0, effort=2).data).slices for p in (picture, filled))
+    assert sum(map(len, less)) < sum(map(len, more))
 
 
 def test_bits_of_the_proxy_are_those_of_the_file(codec, proxy, photo):

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -22,9 +23,11 @@ from lcodec.image import (
     pad,
     padded_size,
     read_image,
+    usual_limit,
     write_atomically,
     write_image,
 )
+from lcodec.image.guard import pillow_limit
 
 
 @pytest.fixture
@@ -437,3 +440,23 @@ def test_images_are_read_from_many_threads_at_once(pixels):
         tight = [pool.submit(read_image, io.BytesIO(files[i % 4]), limit_pixels=34) for i in range(40)]
         assert all(isinstance(job.exception(), InputError) for job in tight)
     assert (OPEN_INFO, PIL.Image.MAX_IMAGE_PIXELS) == (known, limit)
+
+
+def test_limit_that_one_thread_sets_for_a_moment_is_not_that_of_another():
+    inside, leave, found = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with pillow_limit(1 << 62):
+            inside.set()
+            leave.wait(10)
+
+    holder = threading.Thread(target=hold)
+    asking = threading.Thread(target=lambda: found.append(usual_limit()))
+    holder.start()
+    assert inside.wait(10)
+    asking.start()
+    asking.join(0.05)
+    leave.set()
+    for thread in (holder, asking):
+        thread.join(10)
+    assert found == [2 * PIL.Image.MAX_IMAGE_PIXELS]

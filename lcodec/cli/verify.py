@@ -21,6 +21,8 @@ def check(codec: Codec, result: EncodeResult, picture: Picture) -> float:
     """
     import numpy as np
 
+    from lcodec.image import psnr
+
     decoded = codec.decode(result.data, limits=NO_LIMITS)
     if decoded.digest != result.y_hat_digest or decoded.pixels.shape != picture.pixels.shape:
         raise _failed("the encoded data does not decode to the same latents")
@@ -32,10 +34,7 @@ def check(codec: Codec, result: EncodeResult, picture: Picture) -> float:
     same_alpha = np.array_equal(picture.alpha, decoded.picture.alpha)  # type: ignore[arg-type]  # None equals None
     if not same_alpha or any(getattr(picture, n) != getattr(decoded.picture, n) for n in ("icc", "exif", "xmp")):
         raise _failed("alpha or metadata are not those of the image")
-    errors = np.square(decoded.pixels.astype(np.float64) - picture.pixels)
-    if picture.alpha is not None:
-        errors = errors[picture.alpha > 0]
-    return _psnr(white, float(errors.mean()) if errors.size else 0.0)
+    return psnr(picture.pixels, decoded.pixels, None if picture.alpha is None else picture.alpha > 0)
 
 
 def check_bands(codec: Codec, result: EncodeResult, picture: BandedPicture) -> float:

@@ -10,6 +10,7 @@ from lcodec.image.alpha import (
     fill_transparent_bands,
 )
 from lcodec.image.banded import LARGE_PX, BandedPicture, regrouped
+from lcodec.image.difference import psnr
 from lcodec.image.orientation import orientation, orientation_of, upright
 from lcodec.image.pad import centre, crop, pad, padded_bands, padded_size
 from lcodec.image.picture import Picture, to_8_bits, to_16_bits
@@ -55,6 +56,7 @@ __all__ = [
     "padded_bands",
     "padded_size",
     "pillow_mode",
+    "psnr",
     "read_image",
     "read_size",
     "regrouped",

@@ -62,6 +62,12 @@ def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
                 OPEN_INFO.pop(key, None)
 
 
+def pillow_pixels() -> int | None:
+    """Pillow's own limit, also while another thread has set one for a moment."""
+    with _lock:
+        return PIL.Image.MAX_IMAGE_PIXELS
+
+
 def open_image(source: bytes | Path, limit_pixels: int | None) -> PIL.Image.Image:
     """An image file, or its bytes, opened, not loaded: that needs no guard. Raises what Pillow raises."""
     with pillow_limit(limit_pixels):

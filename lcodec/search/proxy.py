@@ -129,7 +129,7 @@ class Distortion:
     picture: the pixels that count, uint8 or uint16, (h, w, 3) or (h, w, 1), inside the image. y_hat: the surroundings
     (1, M, rows, columns) with zeros in the block. block: where the block is in y_hat.
     offset: (row, column) of `picture` in the synthesis of y_hat, in pixels. weight: bits per unit of error and
-    pixel, of samples in [0, 1].
+    pixel, of samples in [0, 1]. seen: bool (h, w), where squared errors count; everywhere if None.
     """
 
     def __init__(
@@ -140,11 +140,13 @@ class Distortion:
         block: Box,
         offset: tuple[int, int],
         weight: float,
+        seen: np.ndarray | None = None,
     ) -> None:
         self.proxy, self.surroundings, self.offset, self.weight = proxy, y_hat, offset, weight
         samples = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max)
         self.x = samples.permute(2, 0, 1)[None].to(y_hat.device)
         self.pixels = picture.shape[0] * picture.shape[1]
+        self.seen = None if seen is None else torch.from_numpy(seen).to(y_hat.device)
         rows, columns = y_hat.shape[2:]
         self.padding = (block.left, columns - block.right, block.top, rows - block.bottom)
         self.shift: Tensor | float | None = None  # as it is where the search begins
@@ -170,7 +172,10 @@ class Distortion:
         x_hat = self.picture_of(y_hat)
         if self.proxy.proxy.file.metric == "ms-ssim":
             return self.weight * self.pixels * (1 - ms_ssim(self.x, x_hat)[0])
-        return self.weight / self.x.shape[1] * (x_hat - self.x).square().sum()
+        errors = (x_hat - self.x).square()
+        if self.seen is not None:
+            errors = errors * self.seen
+        return self.weight / self.x.shape[1] * errors.sum()
 
     def curvature(self, y_hat: Tensor, generator: torch.Generator) -> Tensor:
         """Second derivative for each channel, (1, M, 1, 1): the mean diagonal of 2 weight J^T J; of MSE.

@@ -44,13 +44,20 @@ class Refinement:
 
     at: the model at the quality. picture: what the decoder shall show, uint8 or uint16, (H, W, 3) or (H, W, 1). y_hat:
     what the picture codes to without search, int32 (H/16, W/16, M) with the model's fraction bits. lmbda: of the
-    quality. effort: 1 to 9. The same on every run with the same device, versions and number of threads.
+    quality. effort: 1 to 9. seen: bool (H, W), where squared errors count, everywhere if None; MS-SSIM looks
+    everywhere. The same on every run with the same device, versions and number of threads.
     """
 
     def __init__(
-        self, at: ProxyAt, picture: np.ndarray, y_hat: np.ndarray, lmbda: float, effort: int
+        self,
+        at: ProxyAt,
+        picture: np.ndarray,
+        y_hat: np.ndarray,
+        lmbda: float,
+        effort: int,
+        seen: np.ndarray | None = None,
     ) -> None:
-        self.at, self.picture = at, picture
+        self.at, self.picture, self.seen = at, picture, seen
         metric = at.proxy.file.metric
         # `rdoq` needs a curvature, which is there for squared errors only
         self.plan = plan_of(effort, at.proxy.kind == "context" or metric != "mse")
@@ -84,13 +91,14 @@ class Refinement:
 
     def _distortion(self, block: Slice) -> Distortion:
         _, y0, x0, h, w = block
-        seen, counted = counted_pixels(block, *self.y_hat.shape[:2], *self.picture.shape[:2])
-        surroundings = to_torch(self.y_hat[seen.top : seen.bottom, seen.left : seen.right], self.at.proxy.device)
-        inside = Box(y0 - seen.top, y0 + h - seen.top, x0 - seen.left, x0 + w - seen.left)
+        near, counted = counted_pixels(block, *self.y_hat.shape[:2], *self.picture.shape[:2])
+        surroundings = to_torch(self.y_hat[near.top : near.bottom, near.left : near.right], self.at.proxy.device)
+        inside = Box(y0 - near.top, y0 + h - near.top, x0 - near.left, x0 + w - near.left)
         surroundings[:, :, inside.top : inside.bottom, inside.left : inside.right] = 0
-        pixels = self.picture[counted.top : counted.bottom, counted.left : counted.right]
-        offset = counted.top - DOWNSAMPLING_Y * seen.top, counted.left - DOWNSAMPLING_Y * seen.left
-        return Distortion(self.at, pixels, surroundings, inside, offset, self.weight)
+        rows, columns = slice(counted.top, counted.bottom), slice(counted.left, counted.right)
+        offset = counted.top - DOWNSAMPLING_Y * near.top, counted.left - DOWNSAMPLING_Y * near.left
+        seen = None if self.seen is None else self.seen[rows, columns]
+        return Distortion(self.at, self.picture[rows, columns], surroundings, inside, offset, self.weight, seen)
 
 
 def _search(
@@ -156,12 +164,12 @@ def known_lmbda(file: ModelFile, quality: float) -> float | None:
     return table_lambda(quality, file.metric) if len(file.qualities) > 1 else None
 
 
-def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: np.ndarray | None) -> float:
+def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: np.ndarray | None) -> float | None:
     """lmbda of a model that does not tell it: the slope of its own rate and distortion, for one slice.
 
     A little more and a little less gain move along a curve that touches the model's best one, where bits fall by
     lmbda * 255^2 for each unit of pixels * MSE, or lmbda for each unit of pixels * (1 - MS-SSIM). y, z: as for
-    `Refinement.of_slice`. Raises UsageError where there is no such slope.
+    `Refinement.of_slice`. None where there is no such slope, as in one colour. Raises UsageError for slices too small.
     """
     _, y0, x0, h, w = block
     s, (height, width) = DOWNSAMPLING_Y, picture.shape[:2]
@@ -185,7 +193,7 @@ def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: 
             points.append((bits, float(distortion((v + density.means) / factor))))
     (less, coarser), (more, finer) = points
     if not (more > less and coarser > finer):
-        raise UsageError("this image tells nothing of the model's rate and distortion", "leave --effort out")
+        return None
     return (more - less) / (coarser - finer) / error_weight(at.proxy.file.metric, 1.0)
 
 

@@ -97,7 +97,7 @@ def search(
     Regula falsi on the logarithm of the size, or on PSNR, between a code that is below the target and one that is
     above; where it would creep along from one end (as on a curve) it is bent towards the middle (Illinois).
 
-    Raises UsageError, which names the nearest reachable value, if no code in the range meets the target.
+    Raises Unreachable, which names the nearest reachable value, if the target lies outside of what the range gives.
     """
     goal = target.level(target.value)
     goal += -SIZE_TOLERANCE / 2 if target.is_rate else PSNR_TOLERANCE_DB / 2  # the middle of what is near enough
@@ -118,7 +118,7 @@ def search(
             break
         is_below = accepted == target.is_rate
         if code == (high if is_below else low):
-            raise unreachable(target, value, code)
+            raise unreachable(target, value, code, evaluations)
         side, other = _Side(code, target.level(value) - goal), above if is_below else below
         if is_below:
             previous, below = below, side
@@ -151,11 +151,20 @@ class _Side:
     error: float
 
 
-def unreachable(target: Target, value: float, code: int) -> UsageError:
+class Unreachable(UsageError):
+    """No quality of a range meets a target. code: the end that is nearest to it. evaluations: as in `Found`."""
+
+    code = 0
+    evaluations = 0
+
+
+def unreachable(target: Target, value: float, code: int, evaluations: int) -> Unreachable:
     """What the end of the range gives instead of the target."""
     end = "most" if value < target.value else "least"
-    return UsageError(
+    error = Unreachable(
         f"{target.describe(target.value)} cannot be reached: the {end} that this image takes is "
         f"{target.describe(value)}, at quality {code / QUALITY_STEPS:g}",
         f"-q {code / QUALITY_STEPS:g} gives that",
     )
+    error.code, error.evaluations = code, evaluations
+    return error
