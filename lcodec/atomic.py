@@ -31,7 +31,7 @@ else:
 
 # What link(2) answers on file systems without hard links (FAT, some network mounts).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
 _NAME_BYTES = 200  # of the real name in a temporary one, which must not exceed the usual limit of 255
 
 

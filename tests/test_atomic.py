@@ -96,6 +96,8 @@ def test_what_is_being_written_is_not_stale(tmp_path):
 
 def test_only_temporary_files_of_ours_are_stale(tmp_path):
     stale = tmp_path / ".a.lic.0123456789ab.tmp"
+    (tmp_path / ".a\nb.lic.0123456789ab.tmp").touch()
+    assert len(remove_stale(tmp_path)) == 1  # names of any kind
     others = [".a.lic.tmp", "a.lic.0123456789ab.tmp", ".a.lic.0123456789aX.tmp", "b.lic"]
     for name in [stale.name, *others]:
         (tmp_path / name).write_bytes(b"x")

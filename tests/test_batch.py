@@ -88,6 +88,59 @@ def test_folder_that_cannot_be_listed_is_a_failure_among_others(fake, monkeypatc
     assert names("out") == ["a.lic"]
 
 
+def test_given_folder_that_cannot_be_listed_is_a_failure_among_others(fake, monkeypatch):
+    picture("a.png")
+    Path("in").mkdir()
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path) == "in":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = run("encode", "in", "a.png", "-o", "out")
+    assert result.exit_code == 3
+    assert "lcodec: error: cannot read in: permission denied\n" in result.stderr
+    assert names("out") == ["a.lic"]
+
+
+def test_file_that_may_not_be_read_does_not_end_the_batch(fake, monkeypatch):
+    for name in ("a.png", "locked.png", "z.png"):
+        picture(name)
+    is_file, read_bytes = os.path.isfile, Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "locked.png":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: False)  # whoever asks instead of trying
+    monkeypatch.setattr(os.path, "isfile", lambda path: is_file(path) and "locked" not in os.fspath(path))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    result = run("encode", "a.png", "locked.png", "z.png", "-o", "out/")
+    assert result.exit_code == 3
+    assert "cannot read locked.png: permission denied" in result.stderr
+    assert names("out") == ["a.lic", "z.lic"]
+
+
+@pytest.mark.parametrize("option", ["-o", "--out-dir"])
+def test_output_without_a_name_is_refused(option, fake):
+    picture("in/a.png")
+    result = run("encode", "in", option, "")
+    assert result.exit_code == 2 and f"{option} names nothing" in result.stderr
+    assert names() == ["in/a.png"]
+
+
+def test_quiet_batch_still_gives_the_json_that_was_asked_for(fake):
+    picture("in/a.png")
+    (Path("in") / "b.png").write_bytes(b"no image")
+    result = run("encode", "in", "--quiet", "--json")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(r["input"], "error" in r) for r in records] == [("in/a.png", False), ("in/b.png", True)]
+    assert "in/b.png is not an image" in result.stderr and "in/a.png" not in result.stderr
+
+
 def test_folders_are_searched_while_the_work_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("in/a/1.png", "in/b/2.png"):

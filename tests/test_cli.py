@@ -25,6 +25,7 @@ from click.testing import CliRunner
 
 import lcodec
 from lcodec import cli
+from lcodec.cli.report import print_json
 from lcodec.container import Container, Header, pack, quality_to_code, read_header, unpack
 from lcodec.errors import Corrupt, LimitExceeded, ModelError
 from lcodec.image import Picture, decode_alpha, encode_alpha, profile
@@ -847,3 +848,8 @@ def test_python_functions_do_what_the_commands_do(model_file, gradient):
     assert np.array_equal(np.asarray(decoded), np.asarray(PIL.Image.open("back.png")))
     with pytest.raises(LimitExceeded):
         lcodec.decode(data, max_pixels=100)
+
+
+def test_json_has_null_for_what_is_no_number(capsys):
+    print_json({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"), 2)}})
+    assert capsys.readouterr().out == '{"a": null, "b": [1.5, null], "c": {"d": [null, 2]}}\n'

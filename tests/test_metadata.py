@@ -445,6 +445,18 @@ def test_metadata_can_be_given_and_taken(fake, pixels):  # noqa: F811
     assert (image.icc, image.exif, image.xmp) == (None, None, None)
 
 
+@pytest.mark.parametrize("turn", [1, 6])
+def test_strip_leaves_what_is_given(fake, pixels, turn):  # noqa: F811
+    stored = stored_as(pixels, 6)
+    Path("a.png").write_bytes(image_bytes(Picture(stored, None, WIDE, make_exif(6), make_xmp(6)), ".png"))
+    block = make_exif(turn, order=">")
+    Path("new.exif").write_bytes(block)
+    assert run("encode", "--strip", "--exif", "new.exif", "--orient", "keep", "a.png").exit_code == 0
+    image = decoded()
+    assert (image.exif, image.xmp) == (block, None)
+    assert np.array_equal(image.pixels, stored)  # it says how they lie
+
+
 @pytest.mark.parametrize("given", [6, None])
 def test_exif_that_is_given_does_not_lose_the_orientation(fake, pixels, given):  # noqa: F811
     """The block that goes along says how the pixels lie; if it says nothing, they are turned as the old one says."""

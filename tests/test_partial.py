@@ -130,6 +130,18 @@ def test_command_fills_says_where_and_exits_with_3(models, photo, tmp_path):
     assert CliRunner().invoke(cli, [*options, "--allow-partial", "--force"]).exit_code == 0
 
 
+def test_what_a_format_loses_is_told_of_a_partial_picture_too(models, photo, tmp_path):
+    codec = Codec(models["lc-s"], "cpu", 1)
+    picture = Picture(photo[:300, :300], np.full((300, 300), 128, np.uint8))
+    path = tmp_path / "a.lic"
+    path.write_bytes(damage(codec.encode(picture, 6.0, slice_log2=SLICE_LOG2).data, 1))
+    options = ["decode", "--device", "cpu", "--threads", "1", "--allow-partial", str(path), "-o"]
+    told = CliRunner().invoke(cli, [*options, str(tmp_path / "a.jpg")])
+    assert told.exit_code == 3 and "lcodec: warning: " in told.stderr and "alpha" in told.stderr
+    quiet = CliRunner().invoke(cli, [*options, str(tmp_path / "b.jpg"), "--quiet"])
+    assert quiet.exit_code == 3 and "warning" not in quiet.stderr
+
+
 def test_region_and_partial_decoding_keep_gray_depth_and_alpha(models, photo):
     codec = Codec(models["lc-s"], "cpu", 1)
     gray = photo[:300, :400, 1].astype(np.uint16) * 257

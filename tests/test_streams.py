@@ -48,9 +48,14 @@ def test_pipe_behind_a_name_is_written_to():
 
 
 def test_output_may_be_dev_stdout():
-    encode = "lcodec encode a.png --model $MODEL -o a.lic -q 1 >&2"
-    result = shell(f"{encode} && lcodec decode a.lic -f ppm -o /dev/stdout | head -c 2")
-    assert result.stdout.startswith("P6"), result.stderr
+    encode = "lcodec encode a.png --model $MODEL -q 1"
+    result = shell(f"{encode} -o a.lic >&2; {encode} -o /dev/stdout > b.lic; {encode} -o /dev/stdout | cat > c.lic")
+    for name in ("b.lic", "c.lic"):  # and nothing but the data
+        assert Path(name).read_bytes() == Path("a.lic").read_bytes(), result.stderr
+    result = shell("lcodec decode a.lic -o a.ppm >&2; lcodec decode a.lic -f ppm -o /dev/fd/1 | cat > b.ppm")
+    assert Path("b.ppm").read_bytes() == Path("a.ppm").read_bytes(), result.stderr
+    result = shell(f"{encode} -o /dev/stdout --json")
+    assert result.returncode == 2 and "--json and the output" in result.stderr
 
 
 def test_message_of_a_folder_that_is_there_does_not_miss_it():

@@ -20,6 +20,7 @@ from lcodec.batch.sources import STREAM, Search, Source
 from lcodec.errors import OutputError, UsageError
 
 LIC_SUFFIX = ".lic"
+STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")  # other names of STREAM, where it is an output
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def write_by(job: Job, produce: Callable[[BinaryIO], None], force: bool) -> int:
         with open_atomically(job.target, overwrite=force or job.overwrite) as file:
             produce(file)
             return file.seek(0, os.SEEK_END)
-    with tempfile.TemporaryFile(prefix="lcodec-") as file:
-        produce(file)
+    with _spool(produce) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if job.target is None:
@@ -74,6 +74,28 @@ def write_by(job: Job, produce: Callable[[BinaryIO], None], force: bool) -> int:
             with open_atomically(job.target, overwrite=True) as device:
                 shutil.copyfileobj(file, device)
         return size
+
+
+@contextmanager
+def _spool(produce: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
+    """What `produce` writes, in a nameless file that goes with the block."""
+    folder = tempfile.gettempdir()
+    try:
+        file = tempfile.TemporaryFile(prefix="lcodec-", dir=folder)  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise _no_room(folder, error) from error
+    with file:
+        try:
+            produce(file)
+            file.flush()
+        except OSError as error:
+            raise _no_room(folder, error) from error
+        yield file
+
+
+def _no_room(folder: str, error: OSError) -> OutputError:
+    reason = (error.strerror or str(error)).lower()
+    return OutputError(f"cannot write to {folder}: {reason}", hint="TMPDIR names another folder for what waits there")
 
 
 @contextmanager
@@ -113,6 +135,10 @@ class Naming:
     output: str | None = None
     is_folder: bool = False
     keep_suffix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output in STDOUT_NAMES:
+            object.__setattr__(self, "output", STREAM)
 
     def rename(self, place: Place) -> Place:
         if self.keep_suffix:

@@ -194,4 +194,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _unreadable(error: OSError, root: Path) -> Source:
     folder = Path(error.filename or root)
-    return Source(folder, Path(os.path.relpath(folder, root)), fault=(error.strerror or str(error)).lower())
+    below = os.path.relpath(folder, root)
+    name = os.path.basename(os.path.abspath(root)) or "folder" if below == os.curdir else below
+    return Source(folder, Path(name), fault=(error.strerror or str(error)).lower())

@@ -40,11 +40,11 @@ def _refuse_scale(_ctx: click.Context, _param: click.Parameter, value: str | Non
 
 
 @click.command("decode")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(),
+    type=options.PATH,
     metavar="FILE|DIR",
     help="Where to [default: beside the input]; - is stdout. The ending chooses the format.",
 )
@@ -85,7 +85,7 @@ def command(inputs: tuple[str, ...], format_: str | None, region: str | None, **
         _check_name(plan.sole_target.suffix, suffix if wanted else None)
 
     def show(record: dict[str, Any]) -> None:
-        for message in record["warnings"]:
+        for message in () if batch.quiet else record["warnings"]:
             warn(f"{record['input']}: {message}")
         if batch.as_json:
             print_json(record)

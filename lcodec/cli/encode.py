@@ -30,11 +30,11 @@ METRIC_HINT = "lcodec models pull brings models for ms-ssim, lcodec train makes 
 
 
 @click.command("encode")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(),
+    type=options.PATH,
     metavar="FILE|DIR",
     help="Where to [default: beside the input]; - is stdout.",
 )
@@ -100,7 +100,7 @@ def command(
     plan = files.make_plan(inputs, batch, INPUT_SUFFIXES, "images", SUFFIX)
 
     def show(record: dict[str, Any]) -> None:
-        for message in record["warnings"]:
+        for message in () if batch.quiet else record["warnings"]:
             warn(f"{record['input']}: {message}")
         if batch.as_json:
             print_json(record)

@@ -13,7 +13,7 @@ import click
 from lcodec.batch.lanes import Record, Stages, StopBatch, Worker, memory_budget, run_lanes
 from lcodec.batch.plan import Job, Naming, Plan
 from lcodec.batch.sources import STREAM, Search
-from lcodec.cli.report import DEBUG, Progress, print_json
+from lcodec.cli.report import DEBUG, Progress, print_json, warn
 from lcodec.cli.tally import Tally, describe_size
 from lcodec.cores import available_cores
 from lcodec.errors import UsageError
@@ -63,6 +63,9 @@ def make_plan(inputs: Sequence[str], batch: Batch, suffixes: Collection[str], wh
         raise UsageError("-o and --out-dir both say where outputs go", hint="leave one out")
     if batch.force and batch.skip_existing:
         raise UsageError("--force and --skip-existing contradict each other", hint="leave one out")
+    for option, given in (("-o", batch.output), ("--out-dir", batch.out_dir)):
+        if given == "":
+            raise UsageError(f"{option} names nothing", hint="an unset variable of the shell, perhaps")
     output, is_folder = (batch.out_dir, True) if batch.out_dir is not None else (batch.output, False)
     plan = Plan.make(Search.of(inputs, suffixes, what), Naming(suffix, output, is_folder, batch.keep_suffix))
     if plan.to_stdout and batch.as_json:
@@ -122,6 +125,8 @@ def _on_cluster(address: str, plan: Plan, recipe: Recipe, batch: Batch) -> Itera
 
     if plan.to_stdout or plan.search.inputs == (STREAM,):
         raise UsageError("stdin and stdout are not on the cluster", hint="name files, or leave --ray out")
+    if recipe.threads not in (None, 1):
+        raise UsageError("--threads does not go with --ray", hint="a worker has a thread for each file; see --jobs")
 
     def job_of(item: _Item) -> Job | Outcome:
         if isinstance(item.verdict, Exception):
@@ -180,9 +185,11 @@ def report(
             for job, outcome in outcomes:
                 tally.add(job, outcome)
                 if isinstance(outcome, Exception):
+                    for message in () if quiet else tally.failures[-1].details.get("warnings", ()):
+                        warn(f"{job.source.name}: {message}")
                     if as_json:
                         print_json({"input": job.source.name, **tally.failures[-1].as_json()})
-                elif outcome is not None and show and not quiet:
+                elif outcome is not None and show and (as_json or not quiet):
                     show(outcome)
                 step(failed=isinstance(outcome, Exception))
                 if isinstance(outcome, StopBatch):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("info")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="INPUT...")
 @click.option("--digest", is_flag=True, help="Decode the latents and show their digest.")
 @options.limits
 @options.as_json

@@ -121,21 +121,22 @@ class Wanted:
         if self.strict and image.warnings:
             raise InputError(f"{image.name}: {image.warnings[0]}", hint="without --strict this is a warning only")
         # What says how the pixels lie may not go before they are turned.
-        if self.strip or self.exif == b"" or (self.exif is not None and not has_orientation(self.exif)):
+        given_says = self.exif is not None and has_orientation(self.exif)
+        if (self.strip or self.exif is not None) and not given_says:
             image = upright(image)
+        if self.strip:  # what is given stays
+            image = stripped(image)
         for name in ("icc", "exif", "xmp"):
             given = getattr(self, name)
             if given is not None:
                 changes: dict[str, Any] = {name: given or None}
                 image = replace(image, **changes)
-        if self.orient == "apply" or self.strip:
+        if self.orient == "apply":
             image = upright(image)
         if self.icc:
             space = profile.colour_space(self.icc)
             if space not in ("RGB", "GRAY") or (space == "GRAY" and not image.gray):
                 raise InputError(f"{image.name} has other samples than the profile is for, {space}")
-        if self.strip:
-            image = stripped(image)
         return image.without_alpha() if self.drop_alpha else image
 
 

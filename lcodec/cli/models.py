@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec.cli import files, options
-from lcodec.cli.report import complain, print_json, printable, warn
+from lcodec.cli.report import DEBUG, complain, print_json, printable, warn
 from lcodec.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def verify_command(ctx: click.Context, names: tuple[str, ...], everything: bool,
         try:
             done = verify(path)
         except ModelError as error:
-            codes.append(complain(error, name=str(path)))
+            codes.append(complain(error, name=str(path), debug=bool(ctx.meta.get(DEBUG))))
             if as_json:
                 print_json({"path": str(path), "ok": False, "error": str(error)})
             continue

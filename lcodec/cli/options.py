@@ -17,6 +17,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
+# click would ask by itself whether files can be read, of outputs too, and end it all where one cannot.
+PATH = click.Path(readable=False)
+
+
 def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     ctx.meta[DEBUG] = value
 
@@ -76,7 +80,7 @@ def coding(function: F) -> F:
 def target(function: F) -> F:
     """What an encoder may aim at instead of a quality."""
     for option in (
-        click.option("--target-psnr", type=float, metavar="DB", help="Least quality with this PSNR, RGB of 8 bits."),
+        click.option("--target-psnr", type=float, metavar="DB", help="Least quality with this PSNR of what is seen."),
         click.option("--target-bpp", type=float, metavar="BPP", help="Best quality within these bits per pixel."),
         click.option("--target-size", metavar="SIZE", help="Best quality within a file of 200kB, 1.5MiB, ..."),
     ):
@@ -92,7 +96,12 @@ def many(function: F) -> F:
             metavar="ADDRESS|local",
             help="Work on a Ray cluster (extra lcodec[ray]): host:port, auto for the running one, or one made here.",
         ),
-        click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Files at once [default: one a core]."),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Files at once [default: one a core]; with --ray workers [default: one a GPU or eight cores].",
+        ),
         click.option("--keep-suffix", is_flag=True, help="a.png becomes a.png.lic, beside that of a.jpg."),
         click.option("--skip-existing", is_flag=True, help="Leave out what has its output already."),
         click.option("--out-dir", metavar="DIR", help="Like -o DIR/: takes the structure below the inputs."),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lcodec.cli import files, options
-from lcodec.cli.report import complain, describe, note, print_json, printable
+from lcodec.cli.report import DEBUG, complain, describe, note, print_json, printable
 from lcodec.errors import LcodecError, OutputError, UsageError
 
 
@@ -82,7 +82,7 @@ def command(
                     finalizing=bar.finalizing,
                 )
         except LcodecError as error:
-            codes.append(complain(error, name=entry.name, debug=False))
+            codes.append(complain(error, name=entry.name, debug=bool(ctx.meta.get(DEBUG))))
             if as_json:
                 print_json({"name": entry.name, "error": describe(error), "exit_code": codes[-1]})
             if isinstance(error, OutputError):
