@@ -100,11 +100,14 @@ wheel: $(BUILT) ## build a wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
+# setuptools takes tests/test_*.py by itself, and what else belongs there only by a file of this name.
 sdist: $(BUILT) ## build a source archive into dist/
-	$(PY) -c "from setuptools.build_meta import build_sdist; build_sdist('dist')" > /dev/null
+	printf '%s\n' 'include Makefile CHANGELOG.md .constraints.txt' 'include models/*.svg' 'graft tests' \
+		'global-exclude *.py[co]' > MANIFEST.in
+	trap 'rm -f MANIFEST.in' EXIT; $(PY) -c "from setuptools.build_meta import build_sdist; build_sdist('dist')" > /dev/null
 	@ls dist/*.tar.gz
 
-clean: ## remove everything that make made, .venv too
+clean: ## remove what was built, .venv too; results of benchmarks stay
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find lcodec tests models -name __pycache__ -prune -exec rm -rf {} +
 	rm -f lcodec/entropy/*.so lcodec/entropy/_*.c lcodec/cpu/*.so lcodec/cpu/_*.c

@@ -68,7 +68,7 @@ Y_FIX_LIMIT = 2.0**14  # keeps int32; a latent that large is far outside of what
 class EncodeResult:
     """data: the file. seconds: "transform", "entropy", "total". y_hat_digest: see `LatentsDigest`.
 
-    quality: as the file has it, in steps of 1/128. evaluations: how many qualities were tried to meet a target.
+    quality: as the file has it, in steps of 1/128. evaluations: how often the image was coded to meet a target.
     """
 
     data: bytes
@@ -218,7 +218,7 @@ class Codec:
                 "bpp": lambda trial: 8 * len(trial.data) / (picture.width * picture.height),
                 "psnr": lambda trial: self._psnr(shown, seen, trial),
             }[goal.kind]
-            near, evaluations = None, 0
+            near, evaluations, first = None, 0, None
             if effort:
                 # It changes little beside the range of qualities: its slow search begins where the fast one ends.
                 try:
@@ -226,8 +226,13 @@ class Codec:
                     near, evaluations = first.code, first.evaluations
                 except Unreachable as end:  # perhaps not with effort
                     near, evaluations = end.code, end.evaluations
-            found = search(attempt, measure, goal, low, high, near)
-            taken, evaluations = found.trial, evaluations + found.evaluations
+            try:
+                found = search(attempt, measure, goal, low, high, near)
+            except Unreachable:
+                if first is None:
+                    raise
+                found = first  # what effort makes smaller falls short of what quality alone comes up to
+            taken, evaluations = found.trial, evaluations + (0 if found is first else found.evaluations)
         return self._result(taken, evaluations, start, time.perf_counter() - analysed)
 
     def _refine(

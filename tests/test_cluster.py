@@ -24,7 +24,8 @@ class FakeRay:
         return [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in self._nodes]
 
     def wait(self, references, num_returns, timeout):
-        return list(self._answers[:num_returns]), []
+        answers, self._answers = self._answers, self._answers[1:]
+        return list(answers[:1]), list(answers[1:])
 
     def get(self, reference):
         if isinstance(reference, Exception):
@@ -34,12 +35,23 @@ class FakeRay:
 
 @pytest.mark.parametrize(
     "nodes, actors, share",
-    [(((4, 0), (4, 0)), 1, 4), (((16, 0),), 1, 8), (((4, 0), (4, 0), (4, 0)), 2, 4), (((1, 0), (1, 0)), 5, 1)],
+    [
+        (((4, 0), (4, 0)), 1, 4),
+        (((16, 0),), 1, 8),
+        (((4, 0), (4, 0), (4, 0)), 2, 4),
+        (((1, 0), (1, 0)), 5, 1),
+        (((8, 0), (4, 0)), 2, 4),
+    ],
 )
 def test_a_worker_fits_on_one_machine(nodes, actors, share):
     places = list(_places(FakeRay(*nodes), actors))
     assert len(places) == actors
     assert {at_once for at_once, _ in places} == {options["num_cpus"] for _, options in places} == {share}
+
+
+def test_a_worker_with_a_gpu_fits_on_a_machine_that_has_one():
+    places = list(_places(FakeRay((16, 0), (2, 1)), 2))
+    assert [(options["num_cpus"], options["num_gpus"]) for _, options in places] == [(2, 1), (8, 0)]
 
 
 def test_cluster_without_cores_is_refused():
@@ -52,6 +64,7 @@ def test_cluster_without_cores_is_refused():
     [
         ((), "no worker has started"),
         (("0.0.1",), "has lcodec 0.0.1, here it is"),
+        ((FakeRay.exceptions.RayError("died"), "0.0.2"), "has lcodec 0.0.2"),
         ((FakeRay.exceptions.RayError("Traceback …\n\nModuleNotFoundError: lcodec\n"),), "ModuleNotFoundError: lcodec"),
     ],
 )

@@ -166,6 +166,14 @@ def test_effort_reaches_targets_that_nothing_else_does(codec, photo):
         codec.encode(pixels, target=Target("size", searched // 2), effort=3)
 
 
+def test_effort_keeps_targets_that_quality_alone_reaches(codec, photo, monkeypatch):
+    pixels = photo[100:164, 200:296]
+    target = Target("size", int(1.2 * len(codec.encode(pixels, 1.0).data)))
+    plain = codec.encode(pixels, target=target)
+    monkeypatch.setattr(Codec, "_refine", lambda self, box, plain, *_: replace(plain, data=2 * plain.data))
+    assert codec.encode(pixels, target=target, effort=3).data == plain.data
+
+
 def test_slices_of_one_colour_tell_no_lambda_and_others_do(codec, photo, monkeypatch):
     monkeypatch.setattr(refine_module, "search_lmbda", lambda file, quality: None)
     pixels = np.full((64, 768, 3), 90, np.uint8)  # three slices

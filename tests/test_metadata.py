@@ -457,6 +457,16 @@ def test_strip_leaves_what_is_given(fake, pixels, turn):  # noqa: F811
     assert np.array_equal(image.pixels, stored)  # it says how they lie
 
 
+@pytest.mark.parametrize("options", [["--strip"], ["--exif", "none"]])
+@pytest.mark.parametrize("orient", ["apply", "keep"])
+def test_xmp_that_is_given_does_not_turn_again(fake, pixels, options, orient):  # noqa: F811
+    Path("a.png").write_bytes(image_bytes(Picture(stored_as(pixels, 6), exif=make_exif(6), xmp=make_xmp(6)), ".png"))
+    Path("new.xmp").write_bytes(make_xmp(6))
+    assert run("encode", *options, "--xmp", "new.xmp", "--orient", orient, "a.png").exit_code == 0
+    image = decoded()
+    assert np.array_equal(image.pixels, pixels) and image.xmp == make_xmp(1)
+
+
 @pytest.mark.parametrize("given", [6, None])
 def test_exif_that_is_given_does_not_lose_the_orientation(fake, pixels, given):  # noqa: F811
     """The block that goes along says how the pixels lie; if it says nothing, they are turned as the old one says."""

@@ -14,7 +14,7 @@ import pytest
 from lcodec.bench.page import write_page
 from tests.report_run import FIRST, NASTY, SECOND, UNPICTURED, Run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install 'lcodec[browser]')")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 expect = playwright.expect  # waits: a change of the address's hash reaches the page a moment later
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")

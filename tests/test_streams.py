@@ -33,9 +33,10 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
     model = next(Path(os.environ[weights.ENVIRONMENT]).glob("tiny-mbt2018-mean.*"))
     variables = {"PYTHONPATH": str(ROOT), "MODEL": str(model), "OMP_NUM_THREADS": "1", **environment}
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}  # what is left in buffers is the point
     script = f"lcodec() {{ {LCODEC} \"$@\"; }}\n{line}"
     return subprocess.run(
-        ["sh", "-c", script], env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
+        ["sh", "-c", script], env={**inherited, **variables}, capture_output=True, text=True, timeout=120
     )
 
 
@@ -61,6 +62,19 @@ def test_output_may_be_dev_stdout():
 def test_message_of_a_folder_that_is_there_does_not_miss_it():
     with pytest.raises(OutputError, match="no such file"), open_atomically("/proc/lcodec.lic"):
         pass
+
+
+def test_full_stdout_is_an_output_error_of_few_data_too():
+    result = shell("lcodec encode a.png --model $MODEL -q 1 -o - > /dev/full")
+    assert (result.returncode, result.stderr.count("\n")) == (4, 1), result.stderr
+
+
+@pytest.mark.parametrize("json", ["", "--json"])
+def test_full_stdout_costs_a_training_its_lines_only(json):
+    small = "-N 8 -M 8 --crop 64 --batch 1 --amp off --threads 1 --steps 2 --data . --valid . --out run"
+    result = shell(f"lcodec train --model bmshj2018-factorized {small} {json} > /dev/full")
+    assert result.returncode == 4 and "cannot write stdout" in result.stderr, result.stderr
+    assert "Exception ignored" not in result.stderr and Path("run/checkpoint.pt").is_file()
 
 
 def test_closed_stdout_costs_the_report_and_not_the_file():

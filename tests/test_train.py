@@ -16,6 +16,7 @@ import torch
 
 from lcodec import checkpoint
 from lcodec.errors import InputError, LcodecError, ModelError, OutputError, UsageError
+from lcodec.image.pack import image_sources
 from lcodec.nets.config import table_lambda
 from lcodec.train import loop
 from lcodec.train.data import Photographs
@@ -125,12 +126,15 @@ def test_failed_write_keeps_the_previous_checkpoint(data, tmp_path, monkeypatch)
 
 def test_steps_that_are_not_finite_change_nothing_and_end_the_run(data, tmp_path, monkeypatch):
     trainer = Trainer(Options(steps=100, **SMALL), data, None, tmp_path)
+    trainer.save()
+    file = trainer.path.read_bytes()
     before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     monkeypatch.setattr(loop, "MAX_BAD_STEPS", 3)
     monkeypatch.setattr(trainer.data.__class__, "crops", lambda *a: torch.full((2, 3, 64, 64), float("nan")))
     with pytest.raises(LcodecError, match="not finite"):
         trainer.run()
     assert trainer.bad_steps == 3
+    assert trainer.path.read_bytes() == file  # weights that nothing good comes of are no checkpoint to go on from
     for key, value in trainer.network.state_dict().items():
         assert torch.equal(value, before[key])
 
@@ -250,6 +254,7 @@ def test_pictures_of_a_run_are_no_photographs(folder, tmp_path):
         PIL.Image.new("RGB", (70, 70)).save(tree / name)
     (tree / "run" / "log.jsonl").touch()
     assert [source.name for source in Photographs(tree).sources] == ["a.png", "strip.webp"]
+    assert [source.name for source in image_sources(tree)] == ["a.png", "strip.webp"]
 
 
 def test_image_that_is_read_again_must_be_the_same(folder, tmp_path):

@@ -72,7 +72,7 @@ class Station:
         return [_portable(outcome) for _, outcome in outcomes]
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: Exception | None) -> str:
     """What Ray's message, with the whole trace of the other machine, comes to."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
@@ -142,7 +142,7 @@ def _connect(address: str, actors: int | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UsageError("--ray needs Ray", hint="pip install 'lcodec[ray]'") from error
+        raise UsageError("--ray needs Ray", hint="pip install ray") from error
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     _check_reachable(address)
     if address == LOCAL:
@@ -178,10 +178,13 @@ def _places(ray: Any, actors: int | None) -> Iterator[tuple[int, dict[str, Any]]
     if not cores:
         raise UsageError("the Ray cluster has no cores to work with")
     if actors is not None:
-        # An actor is on one machine.
-        share = max(1, min(CORES_PER_ACTOR, cores // actors, max(cpus for _, cpus, _ in resources)))
+        # An actor is on one machine: the largest share of which so many find room.
+        sizes = range(CORES_PER_ACTOR, 1, -1)
+        share = next((n for n in sizes if sum(cpus // n for _, cpus, _ in resources) >= actors), 1)
+        near_gpus = max((cpus for _, cpus, count in resources if count), default=0)
         for i in range(actors):
-            yield share, {"num_cpus": share, "num_gpus": int(i < gpus), "scheduling_strategy": "SPREAD"}
+            own = max(1, min(share, near_gpus)) if i < gpus else share
+            yield own, {"num_cpus": own, "num_gpus": int(i < gpus), "scheduling_strategy": "SPREAD"}
         return
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -212,17 +215,22 @@ class _Crew:
 
         Those that find no room yet get work when they do.
         """
-        first, _ = self.ray.wait([actor.ping for actor in self.actors], num_returns=1, timeout=ROOM_S)
-        if not first:
-            hint = "others may use it; more and smaller workers (--jobs) need less room each"
-            raise UsageError(f"no worker has started on the Ray cluster in {ROOM_S:.0f} s", hint=hint)
-        try:
-            version = self.ray.get(first[0])
-        except self.ray.exceptions.RayError as error:
-            hint = f"lcodec {__version__} has to be installed on all its machines"
-            raise UsageError(f"no worker can start on the Ray cluster: {_last_line(error)}", hint=hint) from error
-        if version != __version__:
-            raise UsageError(f"the Ray cluster has lcodec {version}, here it is {__version__}")
+        pings, failed = [actor.ping for actor in self.actors], None
+        while pings:
+            first, pings = self.ray.wait(pings, num_returns=1, timeout=ROOM_S)
+            if not first:
+                hint = "others may use it; more and smaller workers (--jobs) need less room each"
+                raise UsageError(f"no worker has started on the Ray cluster in {ROOM_S:.0f} s", hint=hint)
+            try:
+                version = self.ray.get(first[0])
+            except self.ray.exceptions.RayError as error:
+                failed = error
+                continue
+            if version != __version__:
+                raise UsageError(f"the Ray cluster has lcodec {version}, here it is {__version__}")
+            return
+        hint = f"lcodec {__version__} has to be installed on all its machines"
+        raise UsageError(f"no worker can start on the Ray cluster: {_last_line(failed)}", hint=hint) from failed
 
     def run(self, items: Iterable[T], job_of: Callable[[T], Job | Outcome]) -> Iterator[tuple[T, Outcome]]:
         source = enumerate(items)
@@ -305,7 +313,7 @@ class _Crew:
         reference, actor.ping = actor.ping, None
         try:
             self.ray.get(reference)
-        except self.ray.exceptions.ActorDiedError:
+        except (self.ray.exceptions.ActorDiedError, self.ray.exceptions.ActorUnschedulableError):
             for chunk in actor.calls.values():
                 self._again.append(chunk)
             self.actors.remove(actor)

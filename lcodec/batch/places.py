@@ -14,7 +14,7 @@ from typing import Any
 from lcodec.errors import InputError, LcodecError, OutputError, UsageError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # at least two letters: c:// is a drive of Windows
-_EXTRA = {"s3": "lcodec[s3]", "s3a": "lcodec[s3]"}
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs"}
 
 
 def is_url(text: str) -> bool:
@@ -113,14 +113,13 @@ def _store(protocol: str) -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise UsageError(f"{protocol}:// needs fsspec", hint=f"pip install '{_EXTRA['s3']}'") from error
+        raise UsageError(f"{protocol}:// needs fsspec", hint=f"pip install fsspec {_PACKAGES.get(protocol, '')}".rstrip()) from error
     try:
         return fsspec.filesystem(protocol)
     except ImportError as error:
-        extra = _EXTRA.get(protocol)
-        raise UsageError(
-            f"{protocol}:// cannot be reached: {_reason(error)}", hint=f"pip install '{extra}'" if extra else None
-        ) from error
+        package = _PACKAGES.get(protocol)
+        hint = f"pip install {package}" if package else None
+        raise UsageError(f"{protocol}:// cannot be reached: {_reason(error)}", hint=hint) from error
     except ValueError as error:
         raise UsageError(f"no kind of store is called {protocol}://") from error
     except Exception as error:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from lcodec.atomic import open_atomically, remove_stale, write_atomically
 from lcodec.batch.places import Place, Remote, is_url
 from lcodec.batch.sources import STREAM, Search, Source
 from lcodec.errors import OutputError, UsageError
+from lcodec.stdout import stdout_failed
 
 LIC_SUFFIX = ".lic"
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")  # other names of STREAM, where it is an output
@@ -79,23 +80,21 @@ def write_by(job: Job, produce: Callable[[BinaryIO], None], force: bool) -> int:
 @contextmanager
 def _spool(produce: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
     """What `produce` writes, in a nameless file that goes with the block."""
-    folder = tempfile.gettempdir()
+    file = None
     try:
-        file = tempfile.TemporaryFile(prefix="lcodec-", dir=folder)  # noqa: SIM115  # closed below
-    except OSError as error:
-        raise _no_room(folder, error) from error
-    with file:
         try:
+            file = tempfile.TemporaryFile(prefix="lcodec-")  # noqa: SIM115  # closed below
             produce(file)
             file.flush()
         except OSError as error:
-            raise _no_room(folder, error) from error
+            reason = (error.strerror or str(error)).lower()
+            hint = "TMPDIR names another folder for what waits there"
+            raise OutputError(f"cannot write a temporary file: {reason}", hint) from error
         yield file
-
-
-def _no_room(folder: str, error: OSError) -> OutputError:
-    reason = (error.strerror or str(error)).lower()
-    return OutputError(f"cannot write to {folder}: {reason}", hint="TMPDIR names another folder for what waits there")
+    finally:
+        if file is not None:
+            with suppress(OSError):  # which tries once more to write what is left
+                file.close()
 
 
 @contextmanager
@@ -106,7 +105,7 @@ def _stdout() -> Iterator[BinaryIO]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot write stdout: {(error.strerror or str(error)).lower()}") from error
+        raise stdout_failed(error) from error
 
 
 def make_folder(job: Job) -> None:
@@ -177,7 +176,7 @@ class Plan:
         targets = array("q")
         for job in plan:
             plan.count += 1
-            if job.target is not None:
+            if job.target is not None and not job.source.fault:
                 targets.append(_key(job.target))
         plan._refuse_clashes(_duplicates(targets))
         return plan
@@ -250,7 +249,7 @@ class Plan:
     def _refuse_clashes(self, suspects: frozenset[int]) -> None:
         taken: dict[str, Job] = {}
         for job in self if suspects else ():
-            if job.target is None or _key(job.target) not in suspects:
+            if job.target is None or job.source.fault or _key(job.target) not in suspects:
                 continue
             other = taken.setdefault(_identity(job.target), job)
             if other is not job:

@@ -104,7 +104,7 @@ def main(megapixels: str, threads: str, out: Path) -> None:
     try:
         draw(taken, out / "growth.svg")
     except ImportError:
-        click.echo("no matplotlib, no plot: pip install 'lcodec[bench]'")
+        click.echo("no matplotlib, no plot: pip install matplotlib")
 
 
 if __name__ == "__main__":

@@ -391,6 +391,6 @@ def draw(keeper: Store, listener: Listener, pictures: int) -> None:
     try:
         plot(keeper.results, keeper.out)
     except ImportError as error:
-        listener.warn(f"no plot, for there is no matplotlib ({error}); pip install 'lcodec[bench]' brings it")
+        listener.warn(f"no plot, for there is no matplotlib ({error}); pip install matplotlib brings it")
     listener.note("writing the report page")
     write_page(keeper.out, images=pictures)

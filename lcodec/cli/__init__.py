@@ -20,14 +20,15 @@ import click
 
 from lcodec import __version__
 from lcodec.cli.memory import restart_with_huge_pages
-from lcodec.cli.report import DEBUG, complain, stdout_failed
+from lcodec.cli.report import DEBUG, complain
+from lcodec.stdout import stdout_failed
 
 # What the list of commands says about each: to ask the modules would take longer than all else that --help does.
 COMMANDS = {
     "encode": "Encode images as .lic files.",
     "decode": "Decode .lic files to images.",
     "info": "Show what .lic files hold.",
-    "models": "List, show, verify, pull, remove models.",
+    "models": "List, show, verify, pull, export, remove models.",
     "bench": "Measure models beside JPEG, WebP, AVIF, JPEG XL.",
     "train": "Train a model on photographs.",
     "pack": "Put all images of a folder into one file for training.",

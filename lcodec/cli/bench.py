@@ -230,7 +230,7 @@ def choose_metrics(wanted: list[str] | None) -> list[str]:
         for metric in metrics.CHOICES[name.replace("_", "-")]:
             reason = metrics.missing(metric)
             if reason and wanted is not None:
-                raise UsageError(f"metric {name} is missing: {reason}", hint="pip install 'lcodec[bench]' brings it")
+                raise UsageError(f"metric {name} is missing: {reason}", hint="pip install scipy pytorch-msssim")
             if reason:
                 warn(f"metric {metric} is left out: {reason}")
             else:
@@ -245,7 +245,7 @@ def check_bd_rates() -> None:
     from lcodec.bench import bdrate
 
     if reason := bdrate.missing():
-        raise UsageError(f"no BD-rates here: {reason}", hint="pip install 'lcodec[bench]' brings it")
+        raise UsageError(f"no BD-rates here: {reason}", hint="pip install scipy pytorch-msssim")
 
 
 def choose_anchor(wanted: str | None, names: list[str]) -> str:

@@ -116,13 +116,14 @@ class Wanted:
     def apply(self, image: T) -> T:
         """An image, read without turning it, as it is to be encoded. Raises InputError."""
         from lcodec.image import profile, upright
-        from lcodec.image.orientation import has_orientation
+        from lcodec.image.orientation import as_upright, has_orientation
 
         if self.strict and image.warnings:
             raise InputError(f"{image.name}: {image.warnings[0]}", hint="without --strict this is a warning only")
         # What says how the pixels lie may not go before they are turned.
         given_says = self.exif is not None and has_orientation(self.exif)
-        if (self.strip or self.exif is not None) and not given_says:
+        settled = (self.strip or self.exif is not None) and not given_says
+        if settled:
             image = upright(image)
         if self.strip:  # what is given stays
             image = stripped(image)
@@ -131,7 +132,9 @@ class Wanted:
             if given is not None:
                 changes: dict[str, Any] = {name: given or None}
                 image = replace(image, **changes)
-        if self.orient == "apply":
+        if settled:  # an XMP that is given says how they lay
+            image = as_upright(image)
+        elif self.orient == "apply":
             image = upright(image)
         if self.icc:
             space = profile.colour_space(self.icc)

@@ -44,6 +44,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
     lcodec models show mbt2018-mean     all that is known about one
     lcodec models verify --all          checksums, tables and proofs
     lcodec models pull mbt2018 -q 4     one of CompressAI's
+
+    They are looked for in the folders that $LCODEC_MODELS names, among those that came with lcodec, and in
+    ~/.cache/lcodec/models ($XDG_CACHE_HOME).
     """
     if ctx.invoked_subcommand is None:
         list_models(as_json)

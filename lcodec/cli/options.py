@@ -94,7 +94,7 @@ def many(function: F) -> F:
         click.option(
             "--ray",
             metavar="ADDRESS|local",
-            help="Work on a Ray cluster (extra lcodec[ray]): host:port, auto for the running one, or one made here.",
+            help="Work on a Ray cluster (pip install ray): host:port, auto for the running one, or one made here.",
         ),
         click.option(
             "--jobs",

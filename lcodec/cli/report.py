@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 import threading
 import traceback
@@ -13,8 +11,9 @@ from typing import Any, Protocol
 
 import click
 
-from lcodec.errors import LcodecError, OutputError
+from lcodec.errors import LcodecError
 from lcodec.finite import finite
+from lcodec.stdout import stdout_failed
 
 DEBUG = "lcodec.debug"  # key in click's Context.meta
 PROGRESS_AFTER_S = 1.0
@@ -86,23 +85,17 @@ def printable_line(text: str) -> str:
 
 def print_json(record: dict[str, Any], file: Any = None) -> None:
     """One JSON object on a line of its own, there at once for whoever reads along. Raises OutputError."""
-    _print(json.dumps(finite(record), allow_nan=False), file)
+    print_text(json.dumps(finite(record), allow_nan=False), file)
 
 
-def _print(text: str, file: Any = None) -> None:
+def print_text(text: str, file: Any = None) -> None:
+    """Raises OutputError."""
     try:
         print(text, file=file, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise stdout_failed(error) from error
-
-
-def stdout_failed(error: OSError) -> OutputError:
-    """Where nothing can be printed, on a full disk say; what is left in the buffer would fail once more at the end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return OutputError(f"cannot write stdout: {(error.strerror or str(error)).lower()}")
 
 
 def _describe(error: Exception) -> tuple[str, str | None, int]:
@@ -131,7 +124,7 @@ def print_result(line: str, record: dict[str, Any], *, verbose: bool, to_stderr:
         lines.append("  " + ", ".join(f"{key} {value:.3f} s" for key, value in record["seconds"].items()))
         if "digest" in record:
             lines.append(f"  latents {record['digest']}")
-    _print("\n".join(map(printable_line, lines)), sys.stderr if to_stderr else sys.stdout)
+    print_text("\n".join(map(printable_line, lines)), sys.stderr if to_stderr else sys.stdout)
 
 
 class Step(Protocol):

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from lcodec import weights
 from lcodec.cli import options, recipe
-from lcodec.cli.report import note, print_json, warn
+from lcodec.cli.report import note, print_json, print_text, warn
 from lcodec.errors import UsageError
 
 DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
@@ -155,7 +155,8 @@ def command(
     keep_freed()
     if M is None:
         M = default_latents(settings["N"], levels)
-    check_place(out, resume)  # before what takes long
+    if os.environ.get("RANK", "0") == "0":  # the others need not see it
+        check_place(out, resume)  # before what takes long
     with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent
         chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
@@ -255,7 +256,7 @@ class Progress:
         lasting = "valid" in row
         text = valid_line(row) if lasting else step_line(self.trainer.step, row)
         if self.bar is None:
-            click.echo(text)
+            print_text(text)
         elif lasting:
             self.bar.console.print(text)
         else:

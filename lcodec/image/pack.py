@@ -36,6 +36,7 @@ TRAILER_MAGIC = b"lcpk"
 _TRAILER = struct.Struct("<QI4s")
 _KEPT = (b"\xff\xd8\xff", b"RIFF")  # JPEG and WebP files are kept as they are: without loss they would grow or stay
 WEBP_MAX_PX = 16383  # a side
+RUN_PICTURE, RUN_LOG = "strip.webp", "log.jsonl"  # what lcodec train makes of a validation, and what lies beside it
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class ImageSource:
 def image_sources(path: Path) -> list[ImageSource]:
     """All images below a folder, those in its packs included, by name; or those of one pack; or one image file.
 
-    Links to folders are followed, each folder counts once; hidden files and folders do not.
+    Links to folders are followed, each folder counts once; hidden files and folders do not, nor do pictures of runs.
 
     Raises InputError for what is not there and for damaged packs.
     """
@@ -151,15 +152,17 @@ def image_sources(path: Path) -> list[ImageSource]:
 def _files_below(root: Path) -> Iterator[Path]:
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # by another link, or in a circle
+        place = os.path.realpath(folder)
+        if place in seen:  # by another link, or in a circle
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in {*INPUT_SUFFIXES, SUFFIX} and path.is_file():
+            if name.startswith(".") or (name == RUN_PICTURE and RUN_LOG in names):
+                continue
+            if path.suffix.lower() in {*INPUT_SUFFIXES, SUFFIX} and os.path.isfile(path):
                 yield path
 
 

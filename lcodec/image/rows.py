@@ -109,7 +109,7 @@ def _samples(image: PIL.Image.Image, source: Path | bytes, name: str) -> tuple[i
             if check_png(file, name) or image.info.get("interlace"):
                 raise NotByRows("a PNG that is interlaced, or has metadata behind the pixels, is not read by rows")
     if kind != "PPM" and importlib.util.find_spec("pyvips") is None:
-        raise NotByRows("pip install 'lcodec[large]' lets it be read by rows")
+        raise NotByRows("pip install pyvips pyvips-binary lets it be read by rows")
     return _CHANNELS[base], deep
 
 

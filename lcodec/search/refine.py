@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lcodec.decoder import Slice
 from lcodec.entropy._intnet import LATENT_BITS
-from lcodec.errors import UsageError
 from lcodec.nets.config import DOWNSAMPLING_Y, table_lambda
 from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 from lcodec.transforms.tiling import Box
@@ -169,7 +168,7 @@ def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: 
 
     A little more and a little less gain move along a curve that touches the model's best one, where bits fall by
     lmbda * 255^2 for each unit of pixels * MSE, or lmbda for each unit of pixels * (1 - MS-SSIM). y, z: as for
-    `Refinement.of_slice`. None where there is no such slope, as in one colour. Raises UsageError for slices too small.
+    `Refinement.of_slice`. None where there is no such slope, as in one colour, or too few pixels.
     """
     _, y0, x0, h, w = block
     s, (height, width) = DOWNSAMPLING_Y, picture.shape[:2]
@@ -177,7 +176,7 @@ def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: 
     y_plain = to_torch(y, at.proxy.device)
     distortion = Distortion(at, pixels, torch.zeros_like(y_plain), Box(0, h, 0, w), (0, 0), 1.0)
     if not distortion.defined:
-        raise UsageError("this image is too small for MS-SSIM", "leave --effort out")
+        return None
     points = []
     with torch.no_grad():
         for factor in (1 / GAIN_STEP, GAIN_STEP):

@@ -14,10 +14,6 @@ from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
 from lcodec.image.pack import SUFFIX, ImageSource, image_sources
 
-# What lies in a run's folder.
-LOG = "log.jsonl"
-STRIP = "strip.webp"
-
 
 class Photographs:
     """All readable images of folders and packs, as uint8 arrays (H, W, 3).
@@ -37,7 +33,7 @@ class Photographs:
         folders = [folders] if isinstance(folders, Path) else list(folders)
         sources: list[ImageSource] = []
         for folder in folders:
-            found = [source for source in image_sources(folder) if not _is_of_a_run(source)]
+            found = image_sources(folder)
             if not found:
                 raise _nothing([folder])
             sources += found
@@ -99,11 +95,6 @@ class Photographs:
             crop = np.rot90(pixels, turns)
             out[i] = crop[:, ::-1] if flip else crop
         return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
-
-
-def _is_of_a_run(source: ImageSource) -> bool:
-    """Whether it is the picture that `loop` makes of a validation, in a run below the folder of photographs."""
-    return source.path.name == STRIP and (source.path.parent / LOG).exists()
 
 
 def _nothing(folders: Sequence[Path]) -> InputError:

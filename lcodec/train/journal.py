@@ -14,8 +14,7 @@ import numpy as np
 
 from lcodec.errors import OutputError
 from lcodec.finite import finite
-
-from .data import LOG
+from lcodec.image.pack import RUN_LOG
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -24,7 +23,7 @@ class Journal:
     """report: gets every row. active: False on ranks that write nothing. step: where a resumed run goes on."""
 
     def __init__(self, folder: Path, report: Report, active: bool, step: int = 0) -> None:
-        self.path = folder / LOG
+        self.path = folder / RUN_LOG
         self._report, self._active = report, active
         self._board: Any = None
         self._broken = False

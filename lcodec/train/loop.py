@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -22,11 +23,12 @@ from lcodec import checkpoint
 from lcodec.atomic import remove_stale, write_atomically
 from lcodec.errors import LcodecError, ModelError, OutputError, UsageError
 from lcodec.image import write_image
+from lcodec.image.pack import RUN_PICTURE
 from lcodec.nets import NetConfig, Network
 
 from .average import Average
 from .batches import Batches
-from .data import STRIP, Photographs
+from .data import Photographs
 from .initialize import LAYERS, linear_start, transfer
 from .journal import Journal, Report
 from .loss import Losses, Objective
@@ -47,9 +49,10 @@ MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
 def check_place(out: Path, resume: bool) -> None:
     """Raise UsageError for a run that is there already, ModelError for one that is not there to go on with."""
     path = out / "checkpoint.pt"
-    if path.exists() and not resume:
+    exists = os.path.exists(path)  # also false where one may not look
+    if exists and not resume:
         raise UsageError(f"{path} exists", "go on with --resume, or choose another --out")
-    if resume and not path.exists():
+    if resume and not exists:
         raise ModelError(f"no checkpoint {path}")
 
 
@@ -151,7 +154,7 @@ class Trainer:
         changed = [k for k in now if k not in _FREE_OPTIONS and k in before and before[k] != now[k]]
         if changed:
             yield "other settings than before: " + ", ".join(f"{k} {now[k]} (was {before[k]})" for k in changed)
-        if state.get("data", self.digest) != self.digest:
+        if state.get("data", self.digest) != self.digest or state.get("images", len(self.data)) != len(self.data):
             yield "other images than before, so that this is not the run that it would have been without a break"
 
     def _check_data(self) -> str:
@@ -348,7 +351,7 @@ class Trainer:
                     self.validate()
                     self.save()  # with what was seen, so that it is not seen again
             except BaseException:
-                if self.step > saved_step and not saving:
+                if self.step > saved_step and not saving and self.bad_steps < MAX_BAD_STEPS:
                     with suppress(LcodecError):  # the first error is the one to be told
                         self.save()
                 raise
@@ -427,6 +430,6 @@ class Trainer:
         try:
             curves = history(self.journal.path, metric)
             write_atomically(self.out / "curve.svg", curve_svg(curves, self._anchor, metric).encode(), overwrite=True)
-            write_image(self.out / STRIP, pixels, overwrite=True)
+            write_image(self.out / RUN_PICTURE, pixels, overwrite=True)
         except (OutputError, OSError, ValueError) as e:
             self.log({"warning": f"no pictures of this validation: {e}"})

@@ -65,8 +65,8 @@ class Options:
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.hours > 0) or not math.isfinite(self.hours):
             raise UsageError("a run needs either steps or hours")
-        if any(not 1 <= q <= 8 for q in self.qualities) and self.qualities != (0.0,):
-            raise UsageError("qualities are from 1 to 8, for which there are lambdas", "--lambda is for others")
+        if any(not 1 <= q <= 8 for q in self.qualities) and not (self.qualities == (0.0,) and self.lmbda):
+            raise UsageError("qualities are from 1 to 8, which have lambdas", "--lambda without -q is for others")
         if self.batch < 1:
             raise UsageError(f"a step needs at least one crop, not {self.batch}")
         if self.seed < 0:
