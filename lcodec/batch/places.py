@@ -113,7 +113,8 @@ def _store(protocol: str) -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise UsageError(f"{protocol}:// needs fsspec", hint=f"pip install fsspec {_PACKAGES.get(protocol, '')}".rstrip()) from error
+        packages = " ".join(filter(None, ("fsspec", _PACKAGES.get(protocol))))
+        raise UsageError(f"{protocol}:// needs fsspec", hint=f"pip install {packages}") from error
     try:
         return fsspec.filesystem(protocol)
     except ImportError as error:
