@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from lcodec.batch.plan import Job, Naming, Plan
 from lcodec.batch.sources import STREAM, Search
 from lcodec.cli.report import DEBUG, Progress, print_json, warn
 from lcodec.cli.tally import Tally, describe_size
-from lcodec.cores import available_cores
+from lcodec.cores import available_cores, may_have_cuda
 from lcodec.errors import UsageError
 
 __all__ = ["Batch", "Recipe", "describe_size", "make_plan", "one_by_one", "report", "run"]
@@ -150,7 +149,7 @@ def parallelism(count: int, recipe: Recipe, jobs: int | None) -> tuple[int, int]
     threads = recipe.threads or available_cores()
     if jobs is None:
         # Asked without torch, whose import takes as long as many files; where it errs, little is lost.
-        on_gpu = recipe.device != "cpu" and (recipe.device != "auto" or os.path.exists("/dev/nvidiactl"))
+        on_gpu = recipe.device != "cpu" and (recipe.device != "auto" or may_have_cuda())
         jobs = min(threads, ON_GPU_AT_ONCE) if on_gpu else threads
     jobs = min(jobs, count)
     return jobs, max(1, threads // jobs)

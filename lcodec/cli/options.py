@@ -37,7 +37,7 @@ device = click.option(
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="auto",
     show_default=True,
-    help="Where the networks run; the latents are the same everywhere.",
+    help="Where the networks run, auto: CUDA (or ROCm) where there is one; the latents are the same everywhere.",
 )
 threads = click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads [default: all].")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout.")

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from lcodec.cores import may_have_cuda
 from lcodec.errors import DeviceError, ModelError, UsageError
 from lcodec.nets.config import NetConfig
 from lcodec.weights import ModelFile
@@ -119,7 +120,7 @@ def choose_device(name: str) -> str:
     """The device of "auto", "cpu", "cuda", "cuda:1", "mps" as torch calls it. Raises DeviceError if it is not there."""
     if name == "cpu":
         return name
-    if name == "auto" and not (os.path.exists("/proc/driver/nvidia") or os.name == "nt"):
+    if name == "auto" and not may_have_cuda():
         return "cpu"  # to ask torch would take a second
     if not _has_torch():
         if name == "auto":
