@@ -145,7 +145,7 @@ def test_what_libraries_may_take_differently_is_left_to_the_whole(photo, vips):
 
 def test_missing_library_is_named(photo, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(NotByRows, match=r"lcodec\[large\]"):
+    with pytest.raises(NotByRows, match="pip install pyvips"):
         open_rows(saved(photo, "PNG"), name="a")
 
 
