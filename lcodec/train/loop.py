@@ -203,7 +203,7 @@ class Trainer:
         # Gains and the prior of z are there in every network, and say nothing without its layers.
         if not any(name.split(".")[0] in LAYERS for name in taken):
             raise ModelError(f"{init} has no layer that fits {self.options.architecture}")
-        self.taken = len(taken), len(self.network.state_dict())
+        self.taken = len(taken), sum(not name.endswith("mask") for name in self.network.state_dict())
 
     # ---- one step
 
