@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -115,6 +116,29 @@ def test_layers_train_in_bfloat16_as_in_float64(layer):
     layer.float()
     for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
         assert error(a, b) < 2 * BF16, i
+
+
+def test_block_with_stride_stays_within_its_arrays():
+    """In a process of its own, which oneDNN's strided 1x1 layer killed on processors with AVX-512 but not AMX."""
+    code = """
+import torch
+from lcodec.nets.layers import ResidualBlockWithStride
+
+block = ResidualBlockWithStride(3, 64)
+x = torch.rand(4, 3, 256, 256).to(memory_format=torch.channels_last)
+with torch.no_grad():
+    expected = block.eval()(x)
+for _ in range(8):
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    y.backward(torch.randn_like(y))
+    held = [torch.rand(64) for _ in range(200)]
+print(float((y - expected).norm() / expected.norm()))
+"""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 2 * BF16
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])

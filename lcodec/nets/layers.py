@@ -148,7 +148,15 @@ class ResidualBlockWithStride(nn.Module):
         self.skip = conv1x1(in_channels, out_channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gdn(self.conv2(F.leaky_relu(self.conv1(x), 0.01))) + self.skip(x)
+        return self.gdn(self.conv2(F.leaky_relu(self.conv1(x), 0.01))) + self._shortcut(x)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            plain: Tensor = self.skip(x)
+            return plain
+        # The same without a stride. oneDNN (that of torch 2.13) writes beyond its arrays in the bfloat16 gradient of a
+        # strided 1x1 layer's weights with three inputs, on processors with AVX-512 but not AMX.
+        return F.conv2d(x[:, :, ::2, ::2], self.skip.weight, self.skip.bias)
 
 
 class ResidualBlockUpsample(nn.Module):
