@@ -6,6 +6,7 @@ Also networks out of whatever holds one: a checkpoint of ours, one of CompressAI
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,21 @@ def network_of(state: dict[str, Any], averaged: bool = True) -> Network:
     return network.eval()
 
 
-def open_network(path: Path) -> Network:
-    """The float network of a checkpoint or of a model file, in eval mode, to train further. ModelError."""
+def open_network(path: Path) -> tuple[Network, Mapping[str, Any]]:
+    """The float network of a checkpoint or of a model file, in eval mode, to train further. ModelError.
+
+    Second, what is said of the options that it was trained with, as names and plain values.
+    """
     if path.suffix == weights.SUFFIX:
-        return network_of_model(weights.load(path))
+        model = weights.load(path)
+        return network_of_model(model), _options(model.card)
     state = load(path)
-    return network_of(state) if is_ours(state) else compressai.from_state(state)[0]
+    return (network_of(state), _options(state)) if is_ours(state) else (compressai.from_state(state)[0], {})
+
+
+def _options(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = described.get("options")
+    return options if isinstance(options, Mapping) else {}
 
 
 def network_of_model(model: weights.ModelFile) -> Network:

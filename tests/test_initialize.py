@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
-from lcodec import weights
+from lcodec import checkpoint, weights
 from lcodec.checkpoint import network_of_model
+from lcodec.finalize import finalize
 from lcodec.nets import ARCHITECTURES, NetConfig, Network
 from lcodec.nets.config import table_lambda
 from lcodec.nets.layers import AttentionBlock
 from lcodec.train import initialize
+from lcodec.train.data import Photographs
 from lcodec.train.initialize import GATE, linear_start, transfer
+from lcodec.train.loop import Options, Trainer
 from lcodec.train.loss import psnr
 
 from .conftest import random_network
@@ -88,6 +93,27 @@ def test_a_network_of_one_rate_gives_its_step_and_others_by_the_root_of_lambda()
     transfer(variable, unnamed.state_dict(), (0.0,))
     assert torch.allclose(variable.log_gain.mean(0), torch.zeros(8), atol=1e-5)
     assert bool((variable.log_gain.diff(dim=0) > 0.5).all())
+
+
+def test_run_of_another_lambda_begins_with_its_steps(photo, tmp_path):
+    """Ten times the lambda, steps finer by its root, whatever the first is called; also out of a model file."""
+    (tmp_path / "data").mkdir()
+    PIL.Image.fromarray(photo[:128, :192]).save(tmp_path / "data" / "a.png")
+    data = Photographs(tmp_path / "data")
+
+    def trainer(name: str, qualities: tuple[float, ...], lmbda: float, init: Path | None = None) -> Trainer:
+        options = Options("mbt2018-mean", 16, 16, qualities, steps=1, batch=1, crop=64, lmbda=lmbda)
+        return Trainer(options, data, None, tmp_path / name, init=init)
+
+    for quality in (0.0, 4.0):
+        first = trainer(f"first{quality}", (quality,), 0.004)
+        first.save()
+        model = tmp_path / "model.safetensors"
+        weights.save(finalize(first.path, [photo[:64, :64]]).model, model)
+        for init in (first.path, model):
+            other = trainer(f"other{quality}{init.suffix}", (0.0,), 0.04, init)
+            finer = other.network.log_gain - first.network.log_gain
+            assert torch.allclose(finer, torch.full((1, 16), 0.5 * math.log(10)), atol=2e-3)
 
 
 def test_biases_stay_where_their_weights_do_not_fit():
@@ -220,12 +246,6 @@ def test_trained_attention_is_taken_over_as_it_is(crops):
 
 
 def test_train_init_of_an_anchor_starts_attention_where_it_stood(tmp_path, photo):
-    import PIL.Image
-
-    from lcodec import checkpoint
-    from lcodec.train.data import Photographs
-    from lcodec.train.loop import Options, Trainer
-
     (tmp_path / "data").mkdir()
     PIL.Image.fromarray(photo[:128, :192]).save(tmp_path / "data" / "a.png")
     data = Photographs(tmp_path / "data")
@@ -238,7 +258,7 @@ def test_train_init_of_an_anchor_starts_attention_where_it_stood(tmp_path, photo
     anchor.save()
     attention = trainer("cheng2020-attn", anchor.path)
     x = data.crops(np.random.default_rng(0), 2, 64)
-    opened = checkpoint.open_network(anchor.path)
+    opened, _ = checkpoint.open_network(anchor.path)
     with torch.no_grad():
         assert torch.allclose(attention.network.eval()(x, 8.0).x_hat, opened(x, 8.0).x_hat, atol=2e-3)
         assert psnr((opened.g_s(opened.g_a(x)) - x).square().mean()) > 24  # which began as a linear codec

@@ -217,11 +217,13 @@ def transfer(
     source: Mapping[str, Tensor],
     qualities: Sequence[float] | None = None,
     lambdas: Sequence[float] | None = None,
+    known: Sequence[float] | None = None,
 ) -> list[str]:
     """Copy what fits of another network's state_dict; returns the names of the tensors that took something.
 
     qualities: those of the source, this network's own if None. lambdas: as in `linear_start`; gains are those that the
-    source has, or by high-rate theory would have, there.
+    source has, or by high-rate theory would have, there. known: what the source was trained with at its qualities, if
+    not what their names say.
 
     A tensor of other widths is copied as far as both reach. What the old channels would read from new ones becomes
     zero, so that a wider network begins by computing what the narrower one did; new channels keep the start they have.
@@ -229,7 +231,8 @@ def transfer(
     left out: cheng2020-attn continues where cheng2020-anchor was.
     """
     own_qualities = network.config.qualities
-    gains = _gains(source, qualities or own_qualities, lambdas or _table(own_qualities))
+    wanted = lambdas or _table(own_qualities)
+    gains = _gains(source, known or _named(qualities or own_qualities, wanted), wanted)
     source = {**_at_positions_of(network, source), **gains}
     if not _has_transforms(network, source):  # whose channels they are for
         source = {name: tensor for name, tensor in source.items() if name not in gains}
@@ -272,15 +275,20 @@ def _alike(new: Tensor, old: Tensor) -> bool:
     return new.dim() == old.dim() and new.shape[2:] == old.shape[2:]
 
 
-def _gains(source: Mapping[str, Tensor], qualities: Sequence[float], lambdas: Sequence[float]) -> dict[str, Tensor]:
-    """The gains of the source, whose rows are those of `qualities`, at other weights of the MSE.
+def _named(qualities: Sequence[float], wanted: Sequence[float]) -> list[float]:
+    """Weights of the MSE by the names of qualities; a rate without a name is taken for the middle of those wanted."""
+    middle = math.exp(sum(math.log(v) for v in wanted) / len(wanted))
+    return [table_lambda(q) if q else middle for q in qualities]
+
+
+def _gains(source: Mapping[str, Tensor], rows_at: Sequence[float], lambdas: Sequence[float]) -> dict[str, Tensor]:
+    """The gains of the source, whose rows are those of some weights of the MSE, at others.
 
     Between rows they are interpolated. Beyond them, and from a source of one rate, the quantisation step goes with the
-    inverse square root of lambda; a rate without a name is taken for the middle of those that are asked for.
+    inverse square root of lambda.
     """
     wanted = torch.tensor(lambdas, dtype=torch.float64).log()
-    middle = float(wanted.mean().exp())
-    known = torch.tensor([table_lambda(q) if q else middle for q in qualities], dtype=torch.float64).log()
+    known = torch.tensor(rows_at, dtype=torch.float64).log()
     inside = wanted.clamp(known[0], known[-1])
     above = torch.searchsorted(known, inside, right=True).clamp(max=len(known) - 1)
     below = (above - 1).clamp_min(0)

@@ -33,7 +33,7 @@ from .initialize import LAYERS, linear_start, transfer
 from .journal import Journal, Report
 from .loss import Losses, Objective
 from .optimizers import Optimizer
-from .options import Options
+from .options import Options, own_mse_lambda
 from .parallel import Ranks
 from .pictures import Point, curve_svg, history, jpeg_curve, strip
 from .schedule import Plateau, learning_rate
@@ -198,8 +198,10 @@ class Trainer:
         linear_start(self.network, self.data.crops(np.random.default_rng(self.options.seed), 64, 128), lambdas)
         if init is None:
             return
-        source = checkpoint.open_network(init)
-        taken = transfer(self.network, source.state_dict(), source.config.qualities, lambdas)
+        source, options = checkpoint.open_network(init)
+        qualities, own = source.config.qualities, own_mse_lambda(options)
+        known = [own] if own and len(qualities) == 1 else None
+        taken = transfer(self.network, source.state_dict(), qualities, lambdas, known)
         # Gains and the prior of z are there in every network, and say nothing without its layers.
         if not any(name.split(".")[0] in LAYERS for name in taken):
             raise ModelError(f"{init} has no layer that fits {self.options.architecture}")

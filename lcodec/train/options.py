@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +108,20 @@ class Options:
 
     def mse_lambdas(self) -> list[float]:
         """For each quality the lmbda that has about the same rate with the MSE as the run's own has with its metric."""
-        own, mse = (np.log(LAMBDAS[metric]) for metric in (self.metric, "mse"))
-        logs = [math.log(self.lambda_of(q)) for q in self.qualities]
-        return [math.exp(v if self.metric == "mse" else float(np.interp(v, own, mse))) for v in logs]
+        return [mse_lambda(self.lambda_of(q), self.metric) for q in self.qualities]
+
+
+def mse_lambda(lmbda: float, metric: str) -> float:
+    """The lmbda of the MSE that has about the same rate as one of another metric."""
+    if metric == "mse":
+        return lmbda
+    own, mse = (np.log(LAMBDAS[name]) for name in (metric, "mse"))
+    return math.exp(float(np.interp(math.log(lmbda), own, mse)))
+
+
+def own_mse_lambda(options: Mapping[str, Any]) -> float | None:
+    """That of a run of one lmbda, by options as checkpoints have them; None if it had the table's, or nothing says."""
+    lmbda, metric = options.get("lmbda"), options.get("metric", "mse")
+    if not isinstance(lmbda, int | float) or not 0 < lmbda < math.inf or metric not in METRICS:
+        return None
+    return mse_lambda(float(lmbda), metric)
