@@ -8,16 +8,18 @@ Importing this is cheap: torch is loaded by the first call.
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
+from collections import OrderedDict
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 
 from lcodec.errors import InputError, LcodecError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
+    from pathlib import Path
 
     import numpy as np
     import PIL.Image
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from lcodec.image import Picture
     from lcodec.limits import Limits
 
-__all__ = ["DEFAULT_QUALITY", "LcodecError", "__version__", "decode", "decode_picture", "encode"]
+__all__ = ["DEFAULT_QUALITY", "LcodecError", "__version__", "clear_cache", "decode", "decode_picture", "encode"]
 __version__ = "0.1.0"
 DEFAULT_QUALITY = 4.0
 
@@ -48,7 +50,8 @@ def encode(
     """The .lic file of an image.
 
     image: the path of an image file, or one opened in binary mode; a Pillow image; a `lcodec.image.Picture`; or uint8
-    or uint16, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray. Alpha, ICC profile, EXIF and XMP go along.
+    or uint16, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha. Alpha, ICC profile,
+    EXIF and XMP go along. All of it is held in memory, unlike by the command line.
     orient: turn what comes from a file or from Pillow upright as its EXIF says; otherwise pixels and EXIF stay as they
     are.
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
@@ -59,8 +62,6 @@ def encode(
     What is lost of the image (frames after the first, CMYK, damaged metadata) is told by warnings of Python.
     Raises InputError, ModelError, DeviceError, UsageError.
     """
-    import os
-
     import numpy as np
     import PIL.Image
 
@@ -88,7 +89,7 @@ def encode(
         from lcodec.finalize import finalize_cached
 
         path = finalize_cached(path)
-    codec = _codec(str(path), path.stat().st_mtime_ns, device, threads)
+    codec = _codec(path, device, threads)
     target = make_target(bpp=target_bpp, size=target_size, psnr=target_psnr)
     if quality is None and target is None:
         quality = min(max(DEFAULT_QUALITY, codec.qualities[0]), codec.qualities[-1])
@@ -102,17 +103,22 @@ def decode(
     threads: int | None = None,
     max_pixels: int | None = None,
     limits: Limits | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    allow_partial: bool = False,
 ) -> PIL.Image.Image:
     """The image in a .lic file, which is given as bytes, as a path or opened in binary mode: in mode L, LA, RGB or
     RGBA, 16-bit gray in I;16, with its metadata in `info`.
 
     Pillow has no 16-bit colour, so that is rounded to 8 bits; `decode_picture` keeps it. limits: see `lcodec.limits`,
     None for the usual ones. max_pixels: instead of theirs, if given. Metadata that are damaged are left out, with a
-    warning of Python. Raises StreamError, ModelError, DeviceError; InputError for a file that cannot be read.
+    warning of Python. region: (x, y, width, height) in pixels: this part only, in the time that it takes.
+    allow_partial: damaged parts are filled, with a warning, instead of an error.
+
+    Raises StreamError, ModelError, DeviceError, UsageError; InputError for a file that cannot be read.
     """
     from lcodec.image import to_pillow
 
-    picture, lost = _decoded(data, device, threads, max_pixels, limits)
+    picture, lost = _decoded(data, device, threads, max_pixels, limits, region, allow_partial)
     _warn(lost, stacklevel=3)
     return to_pillow(picture)
 
@@ -124,12 +130,14 @@ def decode_picture(
     threads: int | None = None,
     max_pixels: int | None = None,
     limits: Limits | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    allow_partial: bool = False,
 ) -> Picture:
     """The same as arrays: pixels and alpha of 8 or 16 bits, ICC profile, EXIF and XMP as bytes.
 
     The model is found by the id in the file. Warns and raises as `decode` does.
     """
-    picture, lost = _decoded(data, device, threads, max_pixels, limits)
+    picture, lost = _decoded(data, device, threads, max_pixels, limits, region, allow_partial)
     _warn(lost, stacklevel=3)
     return picture
 
@@ -140,6 +148,8 @@ def _decoded(
     threads: int | None,
     max_pixels: int | None,
     limits: Limits | None,
+    region: tuple[int, int, int, int] | None,
+    allow_partial: bool,
 ) -> tuple[Picture, list[str]]:
     """The picture, and what had to be skipped."""
     from lcodec import weights
@@ -151,36 +161,62 @@ def _decoded(
     limits = limits or Limits.from_environment()
     if max_pixels is not None:
         limits = replace(limits, pixels=max_pixels)
-    result = _codec(str(path), path.stat().st_mtime_ns, device, threads).decode(data, limits=limits)
-    return result.picture, result.warnings
+    codec = _codec(path, device, threads)
+    result = codec.decode(data, limits=limits, region=region, allow_partial=allow_partial)
+    lost = [f"damaged, and filled: {part}" for part in result.lost]
+    return result.picture, [*result.warnings, *lost, *(["alpha is damaged, and left out"] if result.alpha_lost else [])]
 
 
 def _warn(messages: Iterable[str], stacklevel: int) -> None:
     for message in messages:
-        warnings.warn(message, stacklevel=stacklevel)
+        from lcodec.image.guard import one_at_a_time
+
+        with one_at_a_time():  # or a thread that reads an image may take it for a warning of Pillow
+            warnings.warn(message, stacklevel=stacklevel)
 
 
 def _read(data: bytes | str | os.PathLike[str] | BinaryIO) -> bytes:
-    import os
+    if hasattr(data, "read"):
+        from lcodec.image.read import read_all
 
-    name = data if isinstance(data, str | os.PathLike) else "the file"
-    try:
-        if isinstance(data, str | os.PathLike):
+        return read_all(data, "the file")
+    if isinstance(data, str | os.PathLike):
+        try:
             with open(data, "rb") as file:
-                data = file.read()
-        elif hasattr(data, "read"):
-            data = data.read()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name, a closed file
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read {name}: {reason.lower()}") from error
+                return file.read()
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot read {data}: {reason.lower()}") from error
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InputError(f"{type(data).__name__} is no .lic file", "bytes, a path or a file opened in binary mode is")
-    return data
+    return data.tobytes() if isinstance(data, memoryview) else data
 
 
-# A model takes far longer to load than an image to code, so the last ones stay; until their file changes.
-@lru_cache(maxsize=2)
-def _codec(model: str, _changed_ns: int, device: str, threads: int | None) -> Codec:
+# A model takes far longer to load than an image to code, so the last ones stay; until their file changes. One thread
+# loads while the others wait, who mostly want the same.
+_KEPT_CODECS = 8
+_codecs: OrderedDict[tuple[str, int, str, int | None], Codec] = OrderedDict()
+_codecs_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_codecs_lock.acquire, after_in_parent=_codecs_lock.release, after_in_child=_codecs_lock.release
+    )
+
+
+def _codec(path: Path, device: str, threads: int | None) -> Codec:
     from lcodec.codec import Codec
 
-    return Codec(model, device, threads)
+    key = str(path), path.stat().st_mtime_ns, device, threads
+    with _codecs_lock:
+        if key not in _codecs:
+            _codecs[key] = Codec(path, device, threads)
+            while len(_codecs) > _KEPT_CODECS:
+                _codecs.popitem(last=False)
+        _codecs.move_to_end(key)
+        return _codecs[key]
+
+
+def clear_cache() -> None:
+    """Forget the models that `encode` and `decode` keep loaded, the last eight, and so free their memory."""
+    with _codecs_lock:
+        _codecs.clear()

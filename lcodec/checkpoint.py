@@ -5,6 +5,7 @@ Also networks out of whatever holds one: a checkpoint of ours, one of CompressAI
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,17 +36,25 @@ def save(path: Path, state: dict[str, Any]) -> None:
         raise OutputError(f"cannot write checkpoint {path}: {e}") from e
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Any checkpoint as a dict of tensors and plain values; ModelError if damaged or with foreign code in it."""
+def load(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """Any checkpoint as a dict of tensors and plain values; ModelError if damaged or with foreign code in it.
+
+    data: what is in the file, where that is known already.
+    """
+    source = path if data is None else io.BytesIO(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the kinds of pickles that are refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise ModelError(f"no checkpoint {path}") from e
     except OSError as e:
         raise ModelError(f"cannot read checkpoint {path}: {(e.strerror or str(e)).lower()}") from e
+    except MemoryError:
+        raise
     except Exception as e:  # torch.load raises whatever its zip and pickle readers raise, pages long
+        if "can't allocate memory" in str(e):
+            raise MemoryError from e
         raise ModelError(f"cannot read checkpoint {path}: damaged, or more than tensors and values", KNOWN) from e
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds no checkpoint", KNOWN)

@@ -126,7 +126,8 @@ class Codec:
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads cannot work")
         self.device = choose_device(device)  # first: it costs nothing to find out that it is not there
-        self.file = weights.load(weights.find(model))
+        self._path = weights.find(model).absolute()
+        self.file = weights.load(self._path)
         self.name, self.id = self.file.name, self.file.id
         self.metric = self.file.metric
         self.threads = min(threads or available_cores(), MAX_THREADS)
@@ -136,6 +137,10 @@ class Codec:
         if (self.entropy.M, self.entropy.N) != (config.M, config.N if config.arch.has_hyperprior else 0):
             raise ModelError(f"model {self.name} is damaged: its networks do not fit together")
         self.transforms = open_transforms(config, self.file, self.device, self.threads)
+
+    def __reduce__(self) -> tuple[type[Codec], tuple[str, str, int]]:
+        """For another process, which loads the model's file anew."""
+        return Codec, (str(self._path), self.device, self.threads)
 
     @classmethod
     def for_stream(cls, data: Buffer, device: str = "auto", threads: int | None = None) -> Codec:
@@ -248,6 +253,20 @@ class Codec:
 
         shown: see `visible`. seen: see `seen_pixels`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
         """
+        from lcodec.transforms.torch_backend import torch_threads
+
+        with torch_threads(self.threads):
+            return self._refined(box, plain, shown, seen, latents, effort)
+
+    def _refined(
+        self,
+        box: Container,
+        plain: _Attempt,
+        shown: np.ndarray,
+        seen: np.ndarray | None,
+        latents: np.ndarray,
+        effort: int,
+    ) -> _Attempt:
         from lcodec.search.refine import Refinement, error_weight, own_lmbda, search_lmbda, similarity_error
 
         header = box.header
@@ -302,7 +321,7 @@ class Codec:
     def _proxy(self) -> Proxy:
         from lcodec.search.proxy import Proxy
 
-        return Proxy(self.file, self.entropy, self.device, self.threads)
+        return Proxy(self.file, self.entropy, self.device)
 
     def _psnr(self, shown: np.ndarray, seen: np.ndarray | None, trial: _Attempt) -> float:
         """Of what a decoder will give, in dB. shown: see `visible`. seen: see `seen_pixels`."""

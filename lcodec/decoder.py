@@ -231,7 +231,7 @@ def integer_model(model: weights.ModelFile) -> IntegerEntropyModel:
 
 
 @lru_cache(maxsize=4)
-def _integer_model(path: Path) -> tuple[weights.ModelFile, IntegerEntropyModel]:
+def _integer_model(path: Path, _changed_ns: int) -> tuple[weights.ModelFile, IntegerEntropyModel]:
     model = weights.load(path)  # all of it: a digest made with damaged integers would say that the file differs
     return model, integer_model(model)
 
@@ -246,7 +246,8 @@ def digest(data: bytes, *, threads: int = 1, limits: Limits | None = None) -> st
     limits.check_size(header.width, header.height)
     limits.check_ratio(header, len(data))
     box = container.unpack(data, metadata_limit=limits.metadata_bytes)
-    model, entropy = _integer_model(weights.find(box.header.model_id.hex()))
+    path = weights.find(box.header.model_id.hex())
+    model, entropy = _integer_model(path, path.stat().st_mtime_ns)
     check_model(box.header, model)
     latents = LatentsDigest()
     for band in LatentBands(box, model, entropy, threads, limits=limits):

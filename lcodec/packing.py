@@ -18,6 +18,7 @@ from lcodec.errors import ModelError
 STEPS = 1 << 11  # of a row's largest weight, at most: as many as a half float can tell apart
 ROUNDED_ELEMENTS = 4096  # smaller tensors are not worth rounding, and the last layers among them show it most
 MAX_BYTES = 1 << 30  # of all tensors of a model
+_BLOCK_ELEMENTS = 1 << 18
 KINDS = ("plain", "rows")
 DTYPES = ("|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<f2", "<f4")
 
@@ -48,14 +49,12 @@ def pack(array: np.ndarray) -> tuple[str, bytes]:
     return "plain", zlib.compress(_planes(array), 9)
 
 
-def check_total(packed: Mapping[str, tuple[str, str, Sequence[int]]]) -> None:
-    """Kind, dtype and shape of each tensor: raises ModelError if together they are larger than a model can be."""
+def sizes(packed: Mapping[str, tuple[str, str, Sequence[int]]]) -> dict[str, int]:
+    """Bytes of tensors by their kind, dtype and shape. Raises ModelError, TypeError or ValueError."""
     for _, _, shape in packed.values():
         if not all(isinstance(n, int) and n >= 0 for n in shape):
             raise ModelError(f"a packed tensor cannot have shape {list(shape)}")  # and make up for others in the sum
-    total = sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in packed.values())
-    if total > MAX_BYTES:
-        raise ModelError(f"{total} bytes of tensors are more than any model needs")
+    return {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (_, dtype, shape) in packed.items()}
 
 
 def unpack(kind: str, data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
@@ -71,9 +70,14 @@ def unpack(kind: str, data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarr
     if kind == "plain":
         return _elements(raw, dtype, count).reshape(shape)
     exponents = np.frombuffer(raw, np.int8, rows).astype(np.int32)
-    multiples = _elements(raw[rows:], "<i2", count).reshape(rows, -1).astype(np.float32)
+    multiples = _elements(memoryview(raw)[rows:], "<i2", count).reshape(rows, -1)
+    out = np.empty(multiples.shape, np.float16)
+    step = max(1, _BLOCK_ELEMENTS * rows // max(count, 1))  # so many rows at once: float32 takes twice as much
     with np.errstate(over="ignore"):  # what is not finite is refused where all weights are looked at
-        return np.ldexp(multiples, exponents[:, None]).astype(np.float16).reshape(shape)
+        for row in range(0, rows, step):
+            part = slice(row, row + step)
+            out[part] = np.ldexp(multiples[part].astype(np.float32), exponents[part, None])
+    return out.reshape(shape)
 
 
 def _multiples(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -98,7 +102,7 @@ def _planes(array: np.ndarray) -> bytes:
     return flat.view(np.uint8).reshape(len(flat), array.dtype.itemsize).T.tobytes()
 
 
-def _elements(raw: bytes, dtype: str, count: int) -> np.ndarray:
+def _elements(raw: bytes | memoryview, dtype: str, count: int) -> np.ndarray:
     planes = np.frombuffer(raw, np.uint8).reshape(np.dtype(dtype).itemsize, count)
     return np.ascontiguousarray(planes.T).view(dtype).reshape(-1).astype(np.dtype(dtype).newbyteorder("="), copy=False)
 

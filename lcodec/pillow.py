@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 
 import lcodec
 from lcodec import container
-from lcodec.errors import LcodecError, NotLcodec, StreamError
+from lcodec.errors import LcodecError, NotLcodec, StreamError, UsageError
 from lcodec.image import from_pillow, pillow_mode, to_pillow
 from lcodec.image.metadata import EXIF_PREFIX
 from lcodec.image.read import checked_profile
@@ -45,6 +45,7 @@ class LicImageFile(ImageFile.ImageFile):
     device = "auto"
     threads: int | None = None
     limits: Limits | None = None
+    _decoded = True  # of a copy, which has pixels alone
 
     def _limits(self) -> Limits:
         return self.limits or Limits.from_environment()
@@ -82,7 +83,7 @@ class LicImageFile(ImageFile.ImageFile):
                 limits = replace(self._limits(), pixels=None)
                 picture = lcodec.decode_picture(data, device=self.device, threads=self.threads, limits=limits)
             except LcodecError as error:
-                raise OSError(str(error) if error.hint is None else f"{error} ({error.hint})") from error
+                raise _as_os_error(error) from error
             pixels = to_pillow(picture)
             if self._exclusive_fp:
                 self.fp.close()
@@ -111,7 +112,10 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     if image.mode == "CMYK" and given.get("icc_profile"):
         image = image.copy()
         image.info["icc_profile"] = given.pop("icc_profile")  # what it is converted by
-    picture = from_pillow(image, orient=False)
+    try:
+        picture = from_pillow(image, orient=False)
+    except LcodecError as error:
+        raise _as_os_error(error) from error
     told = list(picture.warnings)
     blocks: dict[str, Any] = {}
     for key, value in given.items():
@@ -126,7 +130,18 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     picture = replace(picture, **blocks)
     for message in told:
         warnings.warn(message, stacklevel=4)
-    fp.write(lcodec.encode(picture, **arguments))
+    try:
+        data = lcodec.encode(picture, **arguments)
+    except UsageError:
+        raise
+    except LcodecError as error:
+        raise _as_os_error(error) from error
+    fp.write(data)
+
+
+def _as_os_error(error: LcodecError) -> OSError:
+    """Which is what whoever uses Pillow expects."""
+    return OSError(str(error) if error.hint is None else f"{error} ({error.hint})")
 
 
 Image.register_open(FORMAT, LicImageFile, _accept)

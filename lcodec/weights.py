@@ -15,19 +15,21 @@ Reading needs numpy and safetensors only. Nothing in a model file is executed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lcodec.atomic import write_atomically
-from lcodec.errors import ModelError
+from lcodec.errors import ModelError, OutputError
 from lcodec.sharing import Base
 
 # `info` and `find` read headers, for which numpy is not needed: importing it takes longer than they do.
@@ -150,6 +152,9 @@ def pack(model: ModelFile, *, compress: Sequence[str] = (), base: ModelFile | No
 
     metadata = {"model": json.loads(model.description), "id": model.id, "card": model.card}
     tensors = {k: np.ascontiguousarray(v) for k, v in model.tensors.items()}
+    for pattern in compress:
+        if not fnmatch.filter(tensors, pattern):
+            raise ModelError(f"{model.name or 'the model'} has no tensor {pattern!r}")
     if base is not None:
         shared = equal_tensors(tensors, base.tensors)
         if not shared or base.id == model.id:
@@ -157,9 +162,6 @@ def pack(model: ModelFile, *, compress: Sequence[str] = (), base: ModelFile | No
         metadata["base"] = Base(base.id, base.name, shared).to_json()
         tensors = {k: v for k, v in tensors.items() if k not in shared}
     if compress:
-        for pattern in compress:
-            if not fnmatch.filter(tensors, pattern):
-                raise ModelError(f"{model.name or 'the model'} has no tensor {pattern!r}")
         chosen = {k for pattern in compress for k in fnmatch.filter(tensors, pattern)}
         packed = {k: packing.pack(tensors[k]) for k in sorted(chosen)}
         metadata["packed"] = {k: [kind, tensors[k].dtype.str, tensors[k].shape] for k, (kind, _) in packed.items()}
@@ -176,9 +178,11 @@ def save(model: ModelFile, path: Path, *, compress: Sequence[str] = (), base: Mo
 def load(path: Path) -> ModelFile:
     """Read a model file and check its id; ModelError if it is damaged or not one, or its base is not there."""
     read = _read_header(path)
+    sizes = _sizes(path, read)
+    _check_total(path, sum(sizes.values()))
     tensors = _tensors(path, read)
     if read.base is not None:
-        shared = _shared(path, read.base)
+        shared = _shared(path, read.base, sum(sizes.values()))
         if not shared.keys().isdisjoint(tensors):
             raise ModelError(f"model {path} is damaged: it has tensors that it says it shares")
         tensors |= shared
@@ -190,6 +194,23 @@ def load(path: Path) -> ModelFile:
     return model
 
 
+def _sizes(path: Path, read: _Header) -> dict[str, int]:
+    """Bytes that each tensor of a file takes in memory. Raises ModelError."""
+    from lcodec import packing
+
+    try:
+        return {name: end - start for name, (start, end) in read.places.items()} | packing.sizes(read.packed)
+    except (TypeError, ValueError, OverflowError, ModelError) as e:
+        raise ModelError(f"model {path} is damaged: {e}") from e
+
+
+def _check_total(path: Path, size: int) -> None:
+    from lcodec import packing
+
+    if size > packing.MAX_BYTES:
+        raise ModelError(f"model {path} is damaged: {size} bytes of tensors are more than any model needs")
+
+
 def _tensors(path: Path, read: _Header, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Those that a file itself has, of the names that are wanted."""
     tensors: dict[str, np.ndarray] = {}
@@ -199,7 +220,6 @@ def _tensors(path: Path, read: _Header, wanted: Collection[str] | None = None) -
 
         from lcodec import packing
 
-        packing.check_total(packed)
         with safe_open(path, framework="numpy") as f:
             if not packed.keys() <= set(f.keys()):
                 raise ModelError("it describes tensors that it does not have")
@@ -210,24 +230,40 @@ def _tensors(path: Path, read: _Header, wanted: Collection[str] | None = None) -
                 if key in packed:
                     kind, dtype, shape = packed[key]
                     tensors[key] = packing.unpack(kind, tensors[key].tobytes(), dtype, shape)
+    except MemoryError:
+        raise
     except Exception as e:  # safetensors raises its own errors and TypeError for dtypes unknown to numpy
+        if isinstance(e, OSError) and e.errno == errno.ENOMEM:
+            raise MemoryError from e
         raise ModelError(f"model {path} is damaged: {e}") from e
     return tensors
 
 
-def _shared(path: Path, base: Base) -> dict[str, np.ndarray]:
-    """What the file at `path` has from its base, which is looked for beside it first, then where models are."""
-    for candidate in _readable_models(path.parent):
-        if candidate.id == base.id and candidate.base is None:
-            wanted = frozenset(base.tensors.values())
-            there = _tensors(candidate.path, _read_header(candidate.path), wanted)
-            if len(there) < len(wanted):
-                raise ModelError(f"model {path} is damaged: {candidate.path} does not have all that they should share")
-            return {name: there[other] for name, other in base.tensors.items()}
-    raise ModelError(
-        f"model {path} shares tensors with {printable_name(base)}, which is not there",
-        f"put that model into the same folder, or let {path.name} stand alone where both are: lcodec models export",
-    )
+def _shared(path: Path, base: Base, own_bytes: int) -> dict[str, np.ndarray]:
+    """What the file at `path` has from its base, which is looked for beside it first, then where models are.
+
+    own_bytes: of the tensors that it has itself.
+    """
+    place = base_path(path, base)
+    if place is None:
+        raise ModelError(
+            f"model {path} shares tensors with {printable_name(base)}, which is not there",
+            f"put that model into the same folder, or let {path.name} stand alone where both are: lcodec models export",
+        )
+    read = _read_header(place)
+    sizes = _sizes(place, read)
+    # Names for one tensor count each: all become tensors of their own somewhere.
+    _check_total(path, own_bytes + sum(sizes.get(other, 0) for other in base.tensors.values()))
+    wanted = frozenset(base.tensors.values())
+    there = _tensors(place, read, wanted)
+    if len(there) < len(wanted):
+        raise ModelError(f"model {path} is damaged: {place} does not have all that they should share")
+    return {name: there[other] for name, other in base.tensors.items()}
+
+
+def base_path(path: Path, base: Base) -> Path | None:
+    """The file that one at `path` has tensors from, None if it is not there."""
+    return next((m.path for m in readable_models(path.parent) if m.id == base.id and m.base is None), None)
 
 
 def load_base(wanted: str | os.PathLike[str]) -> ModelFile:
@@ -246,7 +282,18 @@ def printable_name(base: Base) -> str:
 
 
 def info(path: Path) -> ModelInfo:
-    """Name, id and summary of a model file, without reading its tensors."""
+    """Name, id and summary of a model file, without reading its tensors. Raises ModelError."""
+    try:
+        there = os.stat(path)
+    except OSError as e:
+        raise ModelError(f"cannot read model {path}: {(e.strerror or str(e)).lower()}") from e
+    if not stat.S_ISREG(there.st_mode):
+        raise ModelError(f"{path} is not a file")  # a pipe would not end
+    return _info(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)  # every call of `lcodec.decode` looks for its model
+def _info(path: Path, _identity: tuple[int, ...]) -> ModelInfo:
     read = _read_header(path)
     config, card = read.description["config"], read.card
     try:
@@ -256,7 +303,7 @@ def info(path: Path) -> ModelInfo:
             read.id,
             str(config["architecture"]),
             _qualities(config, "qualities"),
-            path.stat().st_size,
+            _identity[2],
             str(card.get("summary", "")),
             card,
             read.base,
@@ -282,6 +329,7 @@ class _Header(NamedTuple):
     card: dict[str, Any]
     packed: dict[str, Any]
     base: Base | None
+    places: dict[str, tuple[int, int]]  # of the tensors that it has, in bytes
 
 
 def _read_header(path: Path) -> _Header:
@@ -291,12 +339,13 @@ def _read_header(path: Path) -> _Header:
             size = int.from_bytes(f.read(8), "little")
             if not 2 <= size <= MAX_HEADER_BYTES:
                 raise _not_a_model(path)
-            metadata = _parsed(f.read(size)).get("__metadata__", {})
+            header = _parsed(f.read(size))
+            metadata = header.pop("__metadata__", {})
     except FileNotFoundError as e:
         raise ModelError(f"no model file {path}") from e
     except OSError as e:
         raise ModelError(f"cannot read model {path}: {e.strerror or e}") from e
-    except (ValueError, AttributeError, RecursionError) as e:
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise _not_a_model(path) from e
     try:
         parsed = _parsed(metadata["lcodec"])
@@ -311,11 +360,18 @@ def _read_header(path: Path) -> _Header:
         if not isinstance(packed, dict):
             raise TypeError("packed")
         base = Base.from_json(parsed["base"]) if "base" in parsed else None
+        places = {name: _pair(tensor["data_offsets"]) for name, tensor in header.items()}
     except (KeyError, TypeError, ValueError, RecursionError) as e:
         raise _not_a_model(path) from e
     if not known:
         raise ModelError(f"{path} has model format {description['format']!r}, known is {FORMAT}", "try a newer lcodec")
-    return _Header(description, stored_id, card, packed, base)
+    return _Header(description, stored_id, card, packed, base, places)
+
+
+def _pair(offsets: object) -> tuple[int, int]:
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
+        raise ValueError("offsets")
+    return offsets[0], offsets[1]
 
 
 def _parsed(text: str | bytes) -> Any:
@@ -352,11 +408,14 @@ def _not_a_model(path: Path) -> ModelError:
 
 
 def cache_folder() -> Path:
-    """Where models that lcodec made or fetched itself are kept."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Where models that lcodec made or fetched itself are kept. Raises OutputError where nobody has a home."""
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as e:
+        raise OutputError("there is no home folder for the cache", "set XDG_CACHE_HOME") from e
     return base / "lcodec" / "models"
 
 
@@ -370,7 +429,10 @@ def shipped_folder() -> Path:
 def search_path() -> list[Path]:
     """Folders that are searched for models, first match wins: $LCODEC_MODELS, shipped, cache."""
     extra = [Path(p) for p in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if p]
-    return [*extra, shipped_folder(), cache_folder()]
+    found = [*extra, shipped_folder()]
+    with contextlib.suppress(OutputError):
+        found.append(cache_folder())
+    return found
 
 
 def model_files(first: Path | None = None) -> list[Path]:
@@ -385,12 +447,13 @@ def model_files(first: Path | None = None) -> list[Path]:
 def list_models() -> list[ModelInfo]:
     """Every readable model of the search path, the first of each name."""
     found: dict[str, ModelInfo] = {}
-    for model in _readable_models():
+    for model in readable_models():
         found.setdefault(model.name, model)
     return list(found.values())
 
 
-def _readable_models(first: Path | None = None) -> Iterator[ModelInfo]:
+def readable_models(first: Path | None = None) -> Iterator[ModelInfo]:
+    """Every readable file of the search path, those in `first` first."""
     for path in model_files(first):
         try:
             yield info(path)
@@ -406,7 +469,7 @@ def find(wanted: str | os.PathLike[str]) -> Path:
             return Path(text)
         raise ModelError(f"no model file {text}")
     # All of them: an id must be found even where another model of the same name comes first.
-    models = list(_readable_models())
+    models = list(readable_models())
     is_id = len(text) >= 2 * ID_BYTES and set(text.lower()) <= set("0123456789abcdef")
     for model in models:
         if model.name == text or (is_id and model.id.startswith(text.lower())):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +90,21 @@ def training_checkpoint(tmp_path_factory, photo) -> Path:
     trainer = Trainer(options, Photographs(folder / "data"), None, folder / "out")
     trainer.run()
     return trainer.path
+
+
+@contextmanager
+def less_memory_than(limit_kb: int) -> Iterator[None]:
+    """Asserts that what runs within takes no more than that, even for a moment. Not everywhere can that be known."""
+    status = Path("/proc/self/status")
+
+    def kb(key: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = kb("VmHWM:")
+    except (OSError, StopIteration):
+        yield
+        return
+    yield
+    assert kb("VmHWM:") - before < limit_kb

@@ -312,6 +312,15 @@ def test_slower_is_worse_only_if_asked_for():
     assert compare(before, after, 1.0, 20.0).worse == ["a, warm encode: 0.2000 s -> 0.3000 s (+50 %)"]
 
 
+def test_runs_of_other_metrics_cannot_be_compared():
+    a, b = (results_of({"a": (BPP, DB), "m": (factor * BPP, DB)}) for factor in (1, 2))
+    for row in b["rows"]:
+        row["ssimulacra2"], row["psnr"] = row["psnr"], None
+    b["metrics"] = ["ssimulacra2"]
+    found = compare(a, b, 1.0)
+    assert found.worse == ["the runs have no metric in common"] and "PSNR RGB (dB)" in found.lines[0]
+
+
 def test_runs_of_other_images_cannot_be_compared():
     before, after = results_of({"a": (BPP, DB)}), results_of({"a": (BPP, DB)})
     for image in after["images"]:

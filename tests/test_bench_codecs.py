@@ -221,7 +221,7 @@ def test_our_models_are_codecs_with_real_files(model_file, photo):
     crop = photo[:64, :96]
     data = coder.encode(crop, 6.0)
     assert data[:4] == coder.encode(crop, 2.0)[:4] and len(data) > 40
-    assert set(coder.parts()) == {"transform", "entropy", "container"}
+    assert set(coder.parts()) == {"transform", "entropy"} and min(coder.parts().values()) > 0
     decoded = coder.decode(data, 64, 96)
     assert decoded.shape == crop.shape
     again = coder_of_entry(coder.entry(), 1, "cpu")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from lcodec import cli, weights
 from lcodec.container import read_header
 from lcodec.errors import ModelError, OutputError
 from lcodec.finalize import cache, finalize_cached
+from lcodec.nets import NetConfig, Network
 from tests.test_cli_errors import assert_refused
 
 ROOT = Path(__file__).parents[1]
@@ -150,9 +154,42 @@ def test_two_processes_at_once_make_one_model(work, training_checkpoint):
 def test_damaged_model_in_the_cache_is_made_again(few_images, training_checkpoint):
     path = finalize_cached(training_checkpoint)
     whole = path.read_bytes()
-    path.write_bytes(b"not a model")
-    assert finalize_cached(training_checkpoint) == path
-    assert path.read_bytes() == whole
+    for damaged in (b"not a model", whole[:-1000], whole[:-1000] + bytes(1000)):
+        path.write_bytes(damaged)
+        assert finalize_cached(training_checkpoint) == path
+        assert path.read_bytes() == whole
+
+
+def test_model_is_of_the_content_that_names_it(few_images, training_checkpoint, monkeypatch, tmp_path):
+    """A run that goes on replaces its checkpoint while that is finalized."""
+    here, later = tmp_path / "checkpoint.pt", torch.load(training_checkpoint, weights_only=True)
+    shutil.copy(training_checkpoint, here)
+    later["ema"] = {k: v + 0.001 for k, v in later["ema"].items()}
+
+    def images() -> list[np.ndarray]:
+        torch.save(later, here)
+        return few
+
+    few = cache.calibration_images()
+    monkeypatch.setattr(cache, "calibration_images", images)
+    path = finalize_cached(here)
+    assert weights.load(path).id == weights.load(finalize_cached(training_checkpoint)).id
+    assert weights.info(path).card["checkpoint_sha256"] == hashlib.sha256(training_checkpoint.read_bytes()).hexdigest()
+
+
+def test_metric_of_a_checkpoint_that_does_not_tell(few_images, training_checkpoint, tmp_path):
+    state = Network(NetConfig("mbt2018-mean", 8, 8)).state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith(("log_", "prior_log"))}, tmp_path / "zoo.pth.tar")
+    result = run("encode", "--model", tmp_path / "zoo.pth.tar", "--metric", "ms-ssim", "a.png", "-o", "a.lic")
+    assert result.exit_code == 0, result.stderr
+    assert [weights.metric_of(weights.info(path).card) for path in cached()] == ["ms-ssim"]
+    made = tmp_path / "made.safetensors"
+    invoke = partial(CliRunner().invoke, cli.cli, prog_name="lcodec")
+    options = ["-o", str(made), "--metric", "ms-ssim", "--calibration", str(tmp_path)]
+    assert invoke(["finalize", str(tmp_path / "zoo.pth.tar"), *options]).exit_code == 0
+    assert weights.metric_of(weights.info(made).card) == "ms-ssim"
+    result = invoke(["finalize", str(training_checkpoint), *options, "--force"])
+    assert_refused(result, 2, "was trained for mse, not ms-ssim")
 
 
 def test_interrupted_or_failed_writing_leaves_nothing_in_the_cache(few_images, training_checkpoint, monkeypatch):

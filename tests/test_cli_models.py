@@ -70,6 +70,24 @@ def test_results_that_are_damaged_or_of_another_kind_do_not_stop_the_list(tmp_pa
         assert run("models").exit_code == 0
 
 
+def test_what_files_say_of_themselves_begins_no_line_and_moves_no_cursor(tmp_path, monkeypatch, model_file):
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
+    model = weights.load(model_file)
+    forged = "x\n* lc-s  the default\x1b[2J"
+    odd = {"summary": forged, "origin": forged, "seconds": 10**400, "images": float("inf")}
+    card = {**odd, "report": {"images": float("inf"), "rates": []}}
+    weights.save(replace(model, card=card), tmp_path / "m.safetensors")
+    config = {**model.config, "architecture": "a\x1b]0;owned\x07\n* b"}
+    weights.save(replace(model, config=config), tmp_path / "n\x1b[1m.safetensors")
+    (tmp_path / "results.csv").write_text(HEADER + "m," + '"' + 200_000 * "x")
+    for arguments in (("models",), ("models", "show", "m")):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.stderr
+        assert "\x1b" not in result.stdout and "\x07" not in result.stdout
+        assert not any(line.startswith(("* lc-s  the", "* b")) for line in result.stdout.splitlines())
+    assert run("models", "show", "m", "--json").exit_code == 0
+
+
 def test_row_without_a_number_leaves_the_other_rows(tmp_path):
     levels = {1: 30, 2: 32, 3: "", 4: "nan"}
     rows = [f"m,0123456789abcdef,{q},kodim01.png,8,8,1,{q},{psnr}" for q, psnr in levels.items()]
@@ -252,6 +270,22 @@ def test_remove_takes_the_users_model_and_not_another_of_its_name(models, fetche
     shutil.copy(models["mbt2018"], twin)
     assert run("models", "remove", "tiny-mbt2018", "--yes").exit_code == 0
     assert models["mbt2018"].exists() and not twin.exists()
+
+
+def test_remove_tells_of_models_that_lose_what_they_share(tmp_path, monkeypatch, model_file):
+    base, folder = weights.load(model_file), weights.cache_folder()
+    other = replace(base, tensors={**base.tensors, "log_gain": base.tensors["log_gain"] + np.float32(1)})
+    weights.save(base, folder / "one.safetensors")
+    weights.save(other, folder / "two.safetensors", base=base)
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path / "first"))
+    (tmp_path / "first").mkdir()
+    # Another model of that name comes first, and is none of its kind.
+    weights.save(other, tmp_path / "first" / "one.safetensors")
+    result = run("models", "remove", "--yes", "one")
+    assert result.exit_code == 0 and "two.safetensors shares tensors with what is removed" in result.stderr
+    weights.save(base, folder / "one.safetensors")
+    weights.save(base, folder / "copy.safetensors")
+    assert "shares tensors" not in run("models", "remove", "--yes", "one").stderr  # the copy does as well
 
 
 def test_list_and_pull_names_do_not_load_torch():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lcodec import cores
+from lcodec.errors import DeviceError
 from lcodec.transforms import choose_device
 
 
@@ -24,3 +25,10 @@ def test_device_is_the_cpu_where_the_driver_has_no_gpu(monkeypatch):
     monkeypatch.setattr(os.path, "exists", lambda path: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
+
+
+def test_only_devices_that_are_told_of_are_taken():
+    assert choose_device("cpu:0") == "cpu"
+    for name in ("meta", "xpu", "vulkan", "none-such", None):
+        with pytest.raises(DeviceError, match="unknown device"):
+            choose_device(name)  # type: ignore[arg-type]

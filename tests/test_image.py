@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import lcodec
 from lcodec.errors import InputError, OutputError, UsageError
 from lcodec.image import (
     centre,
@@ -194,6 +195,28 @@ def test_cmyk_without_a_profile_is_converted_with_a_warning():
     assert read.warnings == ("CMYK is converted to RGB without colour management",)
 
 
+def test_limits_of_ours_refuse_nothing_to_other_threads(pixels):
+    """Their own images, and their own warnings."""
+    small, large = saved(PIL.Image.fromarray(pixels), "PNG"), saved(PIL.Image.new("L", (300, 300)), "PNG")
+    stop, refused = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            refused.append(read_image(io.BytesIO(small.getvalue()), limit_pixels=35))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(300):
+            PIL.Image.open(io.BytesIO(large.getvalue())).load()
+            with pytest.warns(UserWarning, match="mine"):
+                lcodec._warn(["mine"], stacklevel=1)
+    finally:
+        stop.set()
+        reader.join()
+    assert refused
+
+
 def test_floating_point_image_is_refused():
     with pytest.raises(InputError, match="floating-point"):
         read_image(saved(PIL.Image.new("F", (4, 4), 0.5), "TIFF"))
@@ -281,7 +304,7 @@ def test_array_of_wrong_type_or_shape_is_refused(pixels):
     assert from_array(pixels[..., 0]).mode == "L"
     assert from_array(np.dstack([pixels, pixels[..., :1]])).mode == "RGBA"
     assert from_array(pixels.astype(np.uint16)).deep
-    for bad in (pixels.astype(np.float32), pixels[..., :2], pixels[None], pixels[:0]):
+    for bad in (pixels.astype(np.float32), np.dstack([pixels, pixels]), pixels[None], pixels[:0]):
         with pytest.raises(InputError):
             from_array(bad)
 

@@ -13,8 +13,9 @@ from lcodec.codec import Codec
 from lcodec.errors import ModelError
 from lcodec.finalize.assemble import finalize_network
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, compressai
+from lcodec.nets.compressai import stored_tables
 from lcodec.nets.layers import AttentionUnit
-from tests.conftest import random_network
+from tests.conftest import less_memory_than, random_network
 
 VECTORS = Path(__file__).parents[1].parent / "shared" / "vectors" / "compressai"
 
@@ -146,11 +147,27 @@ def claimed(kind: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", ["without tensors", "with the few that tell its widths", "of one element repeated"])
 def test_checkpoint_is_refused_before_memory_is_taken_for_what_it_claims(kind, tmp_path):
-    resource = pytest.importorskip("resource")
     path = tmp_path / "claimed.pt"
     torch.save(claimed(kind), path)
     assert path.stat().st_size < 100_000
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ModelError):
+    with less_memory_than(100_000), pytest.raises(ModelError):
         checkpoint.open_network(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize("damage", ["one repeated", "floats", "short", "lengths", "no table"])
+def test_tables_of_a_checkpoint_that_cannot_be_such_are_refused(damage):
+    state = {
+        "e._quantized_cdf": torch.arange(24, dtype=torch.int32).reshape(4, 6),
+        "e._cdf_length": torch.full((4,), 6, dtype=torch.int32),
+        "e._offset": torch.zeros(4, dtype=torch.int32),
+    }
+    assert stored_tables(state, "e") is not None
+    changes = {
+        "one repeated": {"e._quantized_cdf": torch.zeros(1, 1, dtype=torch.int32).expand(4, 1 << 24)},
+        "floats": {"e._cdf_length": torch.full((4,), 6.0)},
+        "short": {"e._cdf_length": torch.full((3,), 6)},
+        "lengths": {"e._cdf_length": torch.full((4,), 7)},
+        "no table": {"e._quantized_cdf": torch.tensor(3)},
+    }
+    with pytest.raises(ModelError, match="tables of e are damaged"):
+        stored_tables(state | changes[damage], "e")

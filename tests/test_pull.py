@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -148,6 +149,24 @@ def test_wrong_content_is_refused_and_not_kept(server, target):
     assert Handler.requests == [None]
 
 
+def test_mirror_that_breaks_off_wrong_content_is_not_asked_for_ever(server, target):
+    Handler.script = ["100000", "good"] * 50
+    with pytest.raises(ModelError, match="another content"):
+        fetch(server, target, prefix="00000000")
+    assert len(Handler.requests) <= 4
+
+
+def test_file_system_without_locks_will_do(server, target, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    fetch(server, target)
+    assert target.read_bytes() == DATA
+
+
 def test_busy_server_is_asked_again(server, target):
     Handler.script = ["503", "503"]
     fetch(server, target)
@@ -221,7 +240,7 @@ def test_two_processes_do_not_write_into_each_other(server, target):
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "/etc/passwd", "x"])
 def test_other_kinds_of_addresses_are_refused(url, tmp_path):
-    with pytest.raises(ModelError, match="cannot fetch"):
+    with pytest.raises(UsageError, match="cannot fetch"):
         download.fetch(url, tmp_path / "a", PREFIX)
     assert os.listdir(tmp_path) == []
 

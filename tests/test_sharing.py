@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from lcodec import container, decoder, weights
+from lcodec import container, decoder, packing, weights
 from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import ModelError
@@ -143,6 +143,15 @@ def test_base_that_shares_itself_is_not_followed(pair, base):
         weights.load(pair[1])
 
 
+def test_one_tensor_under_many_names_counts_each_time(pair, monkeypatch):
+    """Every name becomes a tensor of its own sooner or later: 23 kB took gigabytes."""
+    monkeypatch.setattr(packing, "MAX_BYTES", 1 << 25)
+    many = {f"g_a.many{i}": "g_a.2.weight" for i in range(2000)}
+    _rewrite(pair[1], lambda m, t: m["base"]["tensors"].update(many))
+    with pytest.raises(ModelError, match="more than any model needs"):
+        weights.load(pair[1])
+
+
 # ---- as a user does it
 
 
@@ -169,6 +178,25 @@ def test_export_makes_a_file_that_stands_alone_and_back(pair, relative, tmp_path
     assert weights.load(again).id == relative.id and told["bytes"] < whole.stat().st_size / 3
     assert run("models", "export", whole, "-o", tmp_path / "x.safetensors", "--share", pair[1]).exit_code == 5
     assert run("models", "export", whole, "-o", tmp_path / "x.pt").exit_code == 2
+
+
+def test_what_tensors_are_shared_with_is_not_overwritten(pair, training_checkpoint, tmp_path):
+    before = pair[0].read_bytes()
+    for arguments in (
+        ("models", "export", pair[1], "-o", pair[0], "--share", pair[0]),
+        ("models", "export", pair[1], "-o", pair[0]),
+        ("finalize", training_checkpoint, "-o", pair[0], "--share", pair[0]),
+    ):
+        result = run(*arguments, "--force")
+        assert result.exit_code == 4 and "is what tensors are shared with" in result.stderr
+    assert pair[0].read_bytes() == before
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(before)
+    result = run("models", "export", pair[1], "-o", other, "--force")
+    assert result.exit_code == 0 and "was another model" in result.stderr
+    # Tensors that are shared need no packing, and are there all the same.
+    options = ("--share", pair[0], "--pack-only", "g_a.*", "--force")
+    assert run("models", "export", other, "-o", pair[1], *options).exit_code == 0
 
 
 def test_show_and_verify_tell_of_the_base(pair, base):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lcodec import decoder, weights
 from lcodec.codec import Codec
-from lcodec.errors import ModelError
+from lcodec.errors import ModelError, OutputError
 from lcodec.nets import NetConfig
 from lcodec.transforms.torch_backend import load_network
+from tests.conftest import less_memory_than
 
 
 def test_saved_model_comes_back(model_file, tmp_path):
@@ -135,11 +138,8 @@ def test_network_description_with_odd_values_is_refused(model_file, tmp_path, ch
 
 
 def test_memory_follows_the_tensors_and_not_the_widths_that_a_description_claims(model_file):
-    resource = pytest.importorskip("resource")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ModelError, match="wrong shape"):
+    with less_memory_than(500_000), pytest.raises(ModelError, match="wrong shape"):  # kB; the network would take 18 GB
         load_network(NetConfig("mbt2018-mean", 4096, 4096), weights.load(model_file))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; the network would take 18 GB
 
 
 def test_description_of_a_newer_format_is_refused(model_file, tmp_path):
@@ -151,3 +151,69 @@ def test_description_of_a_newer_format_is_refused(model_file, tmp_path):
     (tmp_path / "new.safetensors").write_bytes(len(packed).to_bytes(8, "little") + packed + good[8 + size :])
     with pytest.raises(ModelError, match="format 2"):
         weights.load(tmp_path / "new.safetensors")
+
+
+# ---- where they are looked for
+
+
+def test_pipe_among_the_models_is_passed_over(models, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
+    assert "pipe" not in [model.name for model in weights.list_models()]
+    with pytest.raises(ModelError, match="not a file"):
+        weights.info(tmp_path / "pipe.safetensors")
+
+
+def test_models_are_found_where_nobody_has_a_home(model_file, tmp_path, monkeypatch):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(weights.ENVIRONMENT, str(model_file.parent))
+    assert weights.find(model_file.name.removesuffix(weights.SUFFIX)) == model_file
+    with pytest.raises(OutputError, match="no home folder"):
+        weights.cache_folder()
+
+
+def test_information_is_that_of_the_file_that_is_there_now(models, tmp_path):
+    path = tmp_path / "m.safetensors"
+    for name in ("mbt2018", "mbt2018-mean"):
+        (tmp_path / "new").write_bytes(models[name].read_bytes())
+        os.replace(tmp_path / "new", path)
+        assert weights.info(path).architecture == name
+    path.unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        weights.info(path)
+
+
+def test_want_of_memory_is_no_damage(model_file, monkeypatch):
+    from lcodec import packing
+
+    def full(*_arguments: object) -> None:
+        raise MemoryError
+
+    packed = model_file.with_name("packed.safetensors")
+    weights.save(weights.load(model_file), packed, compress=["*"])
+    try:
+        monkeypatch.setattr(packing, "unpack", full)
+        with pytest.raises(MemoryError):
+            weights.load(packed)
+    finally:
+        packed.unlink()
+
+
+def test_file_of_more_than_a_model_can_need_is_not_read(model_file, tmp_path):
+    """Sparse, so that it takes nothing on disk."""
+    raw = model_file.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    end = len(raw) - 8 - size
+    header["g_a.zeros"] = {"dtype": "U8", "shape": [5 << 28], "data_offsets": [end, end + (5 << 28)]}
+    new = json.dumps(header).encode()
+    path = tmp_path / "large.safetensors"
+    with open(path, "wb") as f:
+        f.write(len(new).to_bytes(8, "little") + new + raw[8 + size :])
+        f.truncate(8 + len(new) + end + (5 << 28))
+    with less_memory_than(200_000), pytest.raises(ModelError, match="more than any model needs"):
+        weights.load(path)

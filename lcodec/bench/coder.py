@@ -49,7 +49,7 @@ class Coder:
         self.decode(self.encode(pixels, quality), *pixels.shape[:2])
 
     def parts(self) -> dict[str, float]:
-        """Seconds of the parts of the last call: "transform", "entropy", "container"; empty if they are not known."""
+        """Seconds of the parts of the last call: "entropy", and "transform" with all the rest; empty if not known."""
         return {}
 
     def entry(self) -> CodecEntry:

@@ -36,6 +36,11 @@ def compare(a: Results, b: Results, threshold: float, speed_threshold: float | N
     if not images:
         found.worse.append("the runs have no image in common")
         return found
+    gone = [METRICS[m] for m in shown_metrics(a) if m not in b["metrics"]]
+    if gone:
+        found.lines.append(f"not measured in B: {', '.join(gone)}")
+    if len(gone) == len(shown_metrics(a)):
+        found.worse.append("the runs have no metric in common")
     a, b = _only(a, images), _only(b, images)
     after = {e["name"]: e for e in b["codecs"]}
     for entry in a["codecs"]:

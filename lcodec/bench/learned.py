@@ -45,7 +45,7 @@ class LcodecCoder(Coder):
 
     def encode(self, pixels: np.ndarray, quality: float) -> bytes:
         result = self.load().encode(pixels, quality, effort=self.effort)
-        self._parts = _with_container(result.seconds)
+        self._parts = _parts(result.seconds)
         return result.data
 
     def warm_up(self, pixels: np.ndarray, quality: float) -> None:
@@ -54,17 +54,15 @@ class LcodecCoder(Coder):
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         result = self.load().decode(data, limits=NO_LIMITS)
-        self._parts = _with_container(result.seconds)
+        self._parts = _parts(result.seconds)
         return result.pixels
 
     def parts(self) -> dict[str, float]:
         return self._parts
 
 
-def _with_container(seconds: dict[str, float]) -> dict[str, float]:
-    """Parts of the whole; what is neither transform nor entropy coding is the container."""
-    transform, entropy = seconds["transform"], seconds["entropy"]
-    return {"transform": transform, "entropy": entropy, "container": max(seconds["total"] - transform - entropy, 0.0)}
+def _parts(seconds: dict[str, float]) -> dict[str, float]:
+    return {key: seconds[key] for key in ("transform", "entropy")}
 
 
 def find_models(names: Sequence[str]) -> list[Path]:

@@ -199,7 +199,7 @@ class Encoder:
 
         def load() -> Codec:
             model = how.model or model_for(how.metric)
-            codec = load_codec(model, how.device, how.threads, quiet=how.quiet)
+            codec = load_codec(model, how.device, how.threads, quiet=how.quiet, metric=how.metric)
             if how.metric and codec.metric != how.metric:
                 raise UsageError(f"model {codec.name} was trained for {codec.metric}, not {how.metric}", METRIC_HINT)
             return codec

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from lcodec.cli import files, options
-from lcodec.cli.report import print_json, printable
-from lcodec.errors import OutputError, UsageError
+from lcodec.cli.report import note, print_json, printable
+from lcodec.errors import ModelError, OutputError, UsageError
 
 
 @click.command("export", short_help="Write a model into one whole file, or less.")
@@ -39,15 +39,36 @@ def command(
     path = weights.find(name)
     if os.path.exists(output) and output.samefile(path):
         raise OutputError(f"{output} is the model itself", "choose another name with -o")
+    own = weights.info(path).base
+    not_an_input(output, weights.base_path(path, own) if own else None, weights.find(share) if share else None)
     if os.path.exists(output) and not force:
         raise OutputError(f"{output} exists", "--force overwrites it")
     if pack and pack_only:
         raise UsageError("--pack and --pack-only exclude each other")
-    model = weights.load(path)
+    before, model = replaced(output), weights.load(path)
     base = weights.load_base(share) if share is not None else None
     write_atomically(output, weights.pack(model, compress=("*",) if pack else pack_only, base=base), overwrite=force)
+    if before not in (None, model.id):
+        note(f"{output} was another model, id {str(before)[:16]}, without which what it encoded cannot be decoded")
     size = output.stat().st_size
     if as_json:
         print_json({"output": str(output), "id": model.id, "bytes": size, "shares_with": base.id if base else None})
     else:
         click.echo(printable(f"{output}: id {model.id[:16]}, {files.describe_size(size)}"))
+
+
+def not_an_input(output: Path, *inputs: Path | str | None) -> None:
+    """Raises OutputError where a model would replace what it is to share tensors with."""
+    for path in inputs:
+        if path and os.path.exists(output) and output.samefile(path):
+            raise OutputError(f"{output} is what tensors are shared with", "choose another name with -o")
+
+
+def replaced(output: Path) -> str | None:
+    """The id of a model that is about to be replaced, None if there is none."""
+    from lcodec import weights
+
+    try:
+        return weights.info(output).id
+    except ModelError:
+        return None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec.cli import options
-from lcodec.cli.report import print_json, warn
+from lcodec.cli.export import not_an_input, replaced
+from lcodec.cli.report import note, print_json, warn
 from lcodec.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ WORTH_A_WARNING_PERCENT = 2.0
 @click.option("--fp16", is_flag=True, help="Keep the float weights in half precision.")
 @click.option("--pack", is_flag=True, help="A smaller file: weights of 11 bits, compressed; a moment more to load.")
 @click.option("--share", metavar="MODEL", help="Leave out what MODEL has, too; the file needs that one beside it.")
+@click.option(
+    "--metric", type=click.Choice(["mse", "ms-ssim"]), help="What a checkpoint of CompressAI was trained for [mse]."
+)
 @click.option("--summary", default="", help="A line about the model, for `lcodec models`.")
 @options.force
 @options.as_json
@@ -40,6 +44,7 @@ def command(
     fp16: bool,
     pack: bool,
     share: str | None,
+    metric: str | None,
     summary: str,
     force: bool,
     as_json: bool,
@@ -60,6 +65,11 @@ def command(
         raise OutputError(f"{output} exists", "--force overwrites it")
     if not os.path.isdir(output.parent):
         raise OutputError(f"cannot write {output}: no folder {output.parent}")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise OutputError(f"cannot write {output}: {'a folder' if output.is_dir() else 'not allowed'}")
+    if share is not None:
+        not_an_input(output, weights.find(share))
+    before = replaced(output)
 
     from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
@@ -74,9 +84,12 @@ def command(
         card={"summary": summary} if summary else None,
         report_images=calibration_images(report) if report else None,
         compare_half=True,
+        metric=metric,
     )
     # It took a while: whether the output is still free is asked again.
     write_atomically(output, weights.pack(done.model, compress=("*",) if pack else (), base=base), overwrite=force)
+    if before not in (None, done.model.id):
+        note(f"{output} was another model, id {str(before)[:16]}, without which what it encoded cannot be decoded")
     outcome: dict[str, Any] = {
         "output": str(output),
         "id": done.model.id,

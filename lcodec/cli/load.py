@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from lcodec.codec import Codec
 
 
-def load_codec(model: str, device: str, threads: int | None, *, quiet: bool) -> Codec:
-    """Raises ModelError, DeviceError. A checkpoint's model is made at its first use, which a line on stderr tells."""
+def load_codec(model: str, device: str, threads: int | None, *, quiet: bool, metric: str | None = None) -> Codec:
+    """Raises ModelError, DeviceError. A checkpoint's model is made at its first use, which a line on stderr tells.
+
+    metric: what a checkpoint that does not tell was trained for.
+    """
     from lcodec import weights
     from lcodec.codec import Codec
 
@@ -31,7 +34,7 @@ def load_codec(model: str, device: str, threads: int | None, *, quiet: bool) -> 
     choose_device(device)  # before the work
     if threads:
         torch.set_num_threads(threads)
-    made = finalize_cached(path, (lambda message: None) if quiet else note)
+    made = finalize_cached(path, (lambda message: None) if quiet else note, metric=metric)
     return Codec(made, device=device, threads=threads)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec.cli import files, options
-from lcodec.cli.report import DEBUG, complain, print_json, printable, warn
+from lcodec.cli.report import DEBUG, complain, print_json, printable_line, warn
 from lcodec.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ def list_models(as_json: bool) -> None:
     for model in found:
         mark = "*" if model.name == weights.DEFAULT_MODEL else " "
         click.echo(
-            f"{mark} {model.name:{width}}  {model.id[:16]}  {files.describe_size(model.size_bytes):>8}  "
-            f"{model.architecture}, {describe_qualities(model.qualities)}"
+            printable_line(
+                f"{mark} {model.name:{width}}  {model.id[:16]}  {files.describe_size(model.size_bytes):>8}  "
+                f"{model.architecture}, {describe_qualities(model.qualities)}"
+            )
         )
         curve = curve_of(model, measured)
         for line in filter(None, (model.summary, curve.summary() if curve else "")):
-            click.echo(printable(f"  {'':{width}}  {line}"))
-    click.echo(f"* is the default; looked for in {places}")
+            click.echo(printable_line(f"  {'':{width}}  {line}"))
+    click.echo(printable_line(f"* is the default; looked for in {places}"))
 
 
 def describe(model: ModelInfo) -> dict[str, Any]:
@@ -167,9 +169,8 @@ def verify_command(ctx: click.Context, names: tuple[str, ...], everything: bool,
                 if done.layers
                 else ("no integer layers")
             )
-            click.echo(
-                printable(f"{path}: good: id {done.id[:16]}, {done.tensors} tensors, {done.tables} tables, {layers}")
-            )
+            counts = f"{done.tensors} tensors, {done.tables} tables"
+            click.echo(printable_line(f"{path}: good: id {done.id[:16]}, {counts}, {layers}"))
     if codes:
         ctx.exit(codes[0])
 

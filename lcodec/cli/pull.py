@@ -66,8 +66,7 @@ def command(
     codes: list[int] = []
     for entry in wanted:
         if len(wanted) > 1 and not force and model_path(entry).exists():
-            if not quiet:
-                note(f"{entry.name} is there already")
+            there_already(entry.name, str(model_path(entry)), quiet, as_json)
             continue
         began = time.monotonic()
         bar = Bar(entry.file, enabled=not quiet)
@@ -82,6 +81,9 @@ def command(
                     finalizing=bar.finalizing,
                 )
         except LcodecError as error:
+            if len(wanted) > 1 and not force and isinstance(error, OutputError) and model_path(entry).exists():
+                there_already(entry.name, str(model_path(entry)), quiet, as_json)  # by another process, meanwhile
+                continue
             codes.append(complain(error, name=entry.name, debug=bool(ctx.meta.get(DEBUG))))
             if as_json:
                 print_json({"name": entry.name, "error": describe(error), "exit_code": codes[-1]})
@@ -104,6 +106,14 @@ def command(
             click.echo(printable(f"{entry.name}: id {done.id[:16]}, {size}, {done.path}"))
     if codes:
         ctx.exit(codes[0])
+
+
+def there_already(name: str, path: str, quiet: bool, as_json: bool) -> None:
+    """Of several, one that is there is no error."""
+    if as_json:
+        print_json({"name": name, "path": path, "downloaded": False})
+    elif not quiet:
+        note(f"{name} is there already")
 
 
 class Bar:

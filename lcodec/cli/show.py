@@ -8,7 +8,7 @@ import click
 
 from lcodec.cli import files, options
 from lcodec.cli.models import as_records, curve_of, describe, describe_qualities
-from lcodec.cli.report import print_json, printable
+from lcodec.cli.report import print_json, printable, printable_line
 
 # of the card, told in another way
 ASIDE = ("summary", "report", "weight_errors", "options", "calibration", "seconds", "step", "images")
@@ -48,6 +48,7 @@ def command(name: str, text: bool, as_json: bool) -> None:
             "weight_error": errors.get(layer) if isinstance(errors, dict) else None,
         }
     seconds = model.card.get("seconds")
+    hours = round(seconds / 3600, 3) if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else None
     record: dict[str, Any] = {
         **describe(info),
         "source": config.arch.source,
@@ -63,7 +64,7 @@ def command(name: str, text: bool, as_json: bool) -> None:
             "decode": round(cost.decode, 3),
         },
         "float_bits": min((8 * v.itemsize for k, v in model.tensors.items() if k.startswith("g_s.")), default=0),
-        "training_hours": round(seconds / 3600, 3) if isinstance(seconds, int | float) else None,
+        "training_hours": hours,
         "card": dict(model.card),
         "rates": as_records(curve),
         "integer_layers": layers,
@@ -89,7 +90,7 @@ def command(name: str, text: bool, as_json: bool) -> None:
         "calibration": _calibration(model.card),
         **{k: str(v) for k, v in model.card.items() if k not in ASIDE and not isinstance(v, dict | list)},
     }
-    lines += [f"  {key:14} {value}" for key, value in facts.items() if value]
+    lines = [printable_line(line) for line in [*lines, *(f"  {k:14} {v}" for k, v in facts.items() if v)]]
     if curve is not None:
         against = "" if curve.bd_rate is None else f", BD-rate {curve.bd_rate:+.1f} % against JPEG 4:4:4"
         lines.append(f"rates on {curve.images}{against}")
@@ -122,5 +123,5 @@ def _calibration(card: Any) -> str:
     try:
         used = card["calibration"]
         return f"{int(used['images'])} images, {int(used['pixels']) / 1e6:.1f} megapixels"
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""

@@ -16,7 +16,7 @@ from lcodec import weights
 from lcodec.checkpoint import is_ours, load, network_of
 from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import TableArrays, pack_cdfs, scale_table
-from lcodec.errors import InputError, ModelError
+from lcodec.errors import InputError, ModelError, UsageError
 from lcodec.image import centre
 from lcodec.image.pack import image_sources
 from lcodec.nets import Network, compressai
@@ -56,6 +56,8 @@ def finalize(
     card: Mapping[str, Any] | None = None,
     report_images: Sequence[np.ndarray] | None = None,
     compare_half: bool = False,
+    data: bytes | None = None,
+    metric: str | None = None,
     begin: Callable[[], None] = lambda: None,
 ) -> Finalized:
     """Turn a training checkpoint of lcodec, or one of CompressAI, into a model file.
@@ -64,19 +66,27 @@ def finalize(
     precision. rounded: in a little less of it, so that a packed file becomes smaller (see `lcodec.packing`).
     report_images: what the rates are measured on, `images` if None; they change the card alone.
     compare_half: also measure what half of the images would have given, which tells whether they suffice.
+    data: what is in the checkpoint's file, where it is in memory already. metric: "mse" or "ms-ssim", what a checkpoint
+    of CompressAI was trained for, which it does not tell.
     begin: called when the checkpoint has turned out to be one. The same checkpoint and images give the same id. Raises
-    ModelError if the checkpoint is neither, or has an entropy model that cannot be made of safe integers.
+    ModelError if the checkpoint is neither, or has an entropy model that cannot be made of safe integers, UsageError
+    for another metric than one of ours tells.
     """
     if checkpoint.suffix == weights.SUFFIX and checkpoint.is_file() and not weights.is_checkpoint(checkpoint):
         raise ModelError(f"{checkpoint} is a model file, finalized already", "it can be used as it is")
-    state = load(checkpoint)
-    origin: dict[str, Any] = {"checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+    data = read(checkpoint) if data is None else data
+    state = load(checkpoint, data)
+    origin: dict[str, Any] = {"checkpoint_sha256": hashlib.sha256(data).hexdigest()}
+    del data
     tables_state: Mapping[str, Tensor] = {}
     if is_ours(state):
         network = network_of(state)
         origin |= {k: state[k] for k in ("options", "step", "seconds", "images") if k in state}
+        if metric not in (None, own := weights.metric_of(origin)):
+            raise UsageError(f"{checkpoint} was trained for {own}, not {metric}")
     else:
         network, tables_state = compressai.from_state(state)
+        origin |= {"metric": metric} if metric else {}
     begin()
     done = finalize_network(network, tables_state, images, fp16=fp16, rounded=rounded, card={**origin, **(card or {})})
     if fp16 or rounded:
@@ -102,6 +112,16 @@ def finalize(
     facts = {"report": report, "calibration": {"images": len(images), "pixels": sum(i[..., 0].size for i in images)}}
     done.model = replace(done.model, card={**done.model.card, **facts})
     return done
+
+
+def read(checkpoint: Path) -> bytes:
+    """What is in a checkpoint's file. Raises ModelError."""
+    try:
+        return checkpoint.read_bytes()
+    except FileNotFoundError as e:
+        raise ModelError(f"no checkpoint {checkpoint}") from e
+    except OSError as e:
+        raise ModelError(f"cannot read checkpoint {checkpoint}: {(e.strerror or str(e)).lower()}") from e
 
 
 def _take_floats(network: Network, model: weights.ModelFile) -> None:

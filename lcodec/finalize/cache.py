@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,43 +12,57 @@ from lcodec import weights
 from lcodec.atomic import write_atomically
 from lcodec.errors import ModelError, OutputError
 
-from .assemble import calibration_images, finalize
+from .assemble import calibration_images, finalize, read
 
 # Raise it when finalize makes another model of the same checkpoint: integers, tables, calibration images.
 FINALIZE_VERSION = 3
 STEM_LENGTH = 40  # of the checkpoint's name in the model's, far below the 255 bytes of a file name
 
 
-def finalize_cached(checkpoint: Path, notice: Callable[[str], None] = lambda message: None) -> Path:
+def finalize_cached(
+    checkpoint: Path, notice: Callable[[str], None] = lambda message: None, *, metric: str | None = None
+) -> Path:
     """The model file of a checkpoint in the cache folder, made if it is not there.
 
-    notice: gets one line before the work begins, which takes seconds to minutes. A file that is there is never
-    replaced, unless it is damaged: streams may have been made with it. Raises ModelError, OutputError.
+    notice: gets one line before the work begins, which takes seconds to minutes. metric: what a checkpoint that does
+    not tell was trained for, "mse" if None. A file that is there is never replaced, unless it is damaged: streams may
+    have been made with it. Raises ModelError, OutputError, UsageError for another metric than the checkpoint's.
     """
-    path = cached_path(checkpoint)
-    if _readable(path):
+    path = cached_path(checkpoint, metric)
+    if _whole(path):
         return path
-    message = f"finalizing {checkpoint} once; what it encodes needs {path}"
-    done = finalize(checkpoint, calibration_images(), begin=lambda: notice(message))
+    # Read once from here on: a training run may replace the file at any time.
+    data = read(checkpoint)
+    path = cached_path(checkpoint, metric, data)
+    if _whole(path):
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OutputError(f"cannot make folder {path.parent}: {(e.strerror or str(e)).lower()}") from e
-    damaged = path.exists() and not _readable(path)
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write into {path.parent}")
+    message = f"finalizing {checkpoint} once; what it encodes needs {path}"
+    done = finalize(checkpoint, calibration_images(), data=data, metric=metric, begin=lambda: notice(message))
+    damaged = path.exists() and not _whole(path)
     try:
         write_atomically(path, weights.pack(done.model), overwrite=damaged)
     except OutputError:
         # Another process was faster, and what it encodes names its model, not ours.
-        if not _readable(path):
+        if not _whole(path):
             raise
     return path
 
 
-def cached_path(checkpoint: Path) -> Path:
-    """Where the model of a checkpoint with this content, made by this version of finalize, is kept."""
-    key = hashlib.sha256(f"lcodec finalize {FINALIZE_VERSION}\n".encode())
+def cached_path(checkpoint: Path, metric: str | None = None, data: bytes | None = None) -> Path:
+    """Where the model of a checkpoint with this content, made by this version of finalize, is kept.
+
+    data: the content, where it is in memory already. Raises ModelError.
+    """
+    told = f" {metric}" if metric not in (None, "mse") else ""
+    key = hashlib.sha256(f"lcodec finalize {FINALIZE_VERSION}{told}\n".encode())
     try:
-        with open(checkpoint, "rb") as f:
+        with open(checkpoint, "rb") if data is None else io.BytesIO(data) as f:
             while block := f.read(1 << 20):
                 key.update(block)
     except OSError as e:
@@ -55,9 +71,9 @@ def cached_path(checkpoint: Path) -> Path:
     return weights.cache_folder() / f"{stem}-{key.hexdigest()[:16]}{weights.SUFFIX}"
 
 
-def _readable(path: Path) -> bool:
+def _whole(path: Path) -> bool:
     try:
-        weights.info(path)
+        weights.load(path)
     except ModelError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,14 +21,23 @@ INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 # Of one block of a PNG, profile or text, decompressed: what `container.METADATA_LIMIT_BYTES` allows for all of them.
 _PNG_BLOCK_BYTES = 64 << 20
 
+_PILLOW = r"PIL\."  # its modules; other threads may warn meanwhile
+
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child with a lock that a thread of its parent held would wait for ever
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def one_at_a_time() -> threading.RLock:
+    """To be held by whoever warns or looks at those globals."""
+    return _lock
 
 
 @contextmanager
 def pillow_warnings(action: str) -> Iterator[None]:
     """Warnings of Pillow as "ignore" or "error"."""
     with _lock, warnings.catch_warnings():
-        warnings.simplefilter(action)  # type: ignore[arg-type]
+        warnings.filterwarnings(action, module=_PILLOW)  # type: ignore[arg-type]
         yield
 
 
@@ -35,21 +45,26 @@ def pillow_warnings(action: str) -> Iterator[None]:
 def noted_warnings() -> Iterator[list[warnings.WarningMessage]]:
     """Warnings of Pillow as a list that grows, instead of being shown."""
     with _lock, warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=_PILLOW)
+        warnings.filterwarnings("always", category=UserWarning, module=_PILLOW)
         yield noted
 
 
 @contextmanager
 def pillow_limit(limit_pixels: int | None) -> Iterator[int | None]:
-    """Pillow's limit of pixels, None for the one that it has; profiles of any size; and the TIFFs opened for `deep`."""
-    from PIL.TiffImagePlugin import OPEN_INFO  # here, since whoever only writes PNG starts faster without it
+    """At least so many pixels for Pillow, None for the limit that it has, which is yielded; profiles of any size; and
+    the TIFFs opened for `deep`.
 
+    Pillow's own limit is never lowered, for other threads may open what they like meanwhile: whoever asks for less has
+    to look at the size.
+    """
     with pillow_warnings("ignore"):
+        from PIL.TiffImagePlugin import OPEN_INFO  # here, since whoever only writes PNG starts faster without it
+
         before, block_bytes = PIL.Image.MAX_IMAGE_PIXELS, PIL.PngImagePlugin.MAX_TEXT_CHUNK
         limit = before if limit_pixels is None else limit_pixels
         added = {key: value for key, value in TIFF_ADDITIONS.items() if key not in OPEN_INFO}
-        PIL.Image.MAX_IMAGE_PIXELS = limit
+        PIL.Image.MAX_IMAGE_PIXELS = None if before is None or limit is None else max(before, limit)
         PIL.PngImagePlugin.MAX_TEXT_CHUNK = max(block_bytes, _PNG_BLOCK_BYTES)
         for key, value in added.items():
             OPEN_INFO[key] = value

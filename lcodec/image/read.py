@@ -72,7 +72,7 @@ def read_image(
             raise InputError(f"cannot read {name}: {reason.lower()}") from error
     else:
         name = name or getattr(source, "name", None) or "image"
-        data = source.read()
+        data = read_all(source, name)
     if not data:
         raise InputError(f"{name} is empty")
     with reading(name, data):
@@ -87,22 +87,40 @@ def read_image(
     return upright(made) if orient else made
 
 
+def read_all(source: Any, name: str) -> bytes:
+    """What a file object has from where it stands. Raises InputError, also for one that gives text."""
+    try:
+        data = source.read()
+    except (OSError, ValueError) as error:  # ValueError: a closed file, text that cannot be decoded
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read {name}: {reason.lower()}") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        what = "text" if isinstance(data, str) else type(data).__name__
+        raise InputError(f"{name} gives {what} instead of bytes", "open it in binary mode")
+    return bytes(data)
+
+
 def from_pillow(image: PIL.Image.Image, *, name: str = "image", orient: bool = True) -> Image:
-    """Take over an image of any usual mode with its ICC profile, EXIF and XMP. Raises InputError for other modes."""
-    made = _convert(image, name)
+    """Take over an image of any usual mode with its ICC profile, EXIF and XMP; it stays as it is.
+
+    Raises InputError for other modes, and for images that cannot be loaded.
+    """
+    with reading(name, b""):
+        made = _convert(image, name)
     return upright(made) if orient else made
 
 
 def from_array(pixels: np.ndarray, *, name: str = "array") -> Image:
-    """Wrap uint8 or uint16, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray.
+    """Wrap uint8 or uint16, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha.
 
     Raises InputError for other shapes and types.
     """
     alpha = None
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    elif pixels.ndim == 3 and pixels.shape[2] == 4:
-        pixels, alpha = pixels[..., :3], np.ascontiguousarray(pixels[..., 3])
     try:
         return Image(np.ascontiguousarray(pixels), alpha, name=name)
     except InputError as error:
@@ -199,7 +217,7 @@ def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit
         raise InputError(f"{name} is {image.width}x{image.height} pixels large")
     with pillow_limit(limit_pixels):
         if has_more(image, data, limit_pixels):
-            told.append("only the first frame is used")
+            told.append(f"only {'this' if _place(image) else 'the first'} frame is used")
         raws = raw_modes(image)
         exif = read_exif(image, told)  # TIFF forgets what of it is orientation when it loads
     deep = read_deep(image, lambda: open_image(data, limit_pixels), data) if data is not None else None
@@ -231,16 +249,39 @@ def _convert(image: PIL.Image.Image, name: str, data: bytes | None = None, limit
 
 
 def frames(image: PIL.Image.Image) -> int:
-    """Frames or pages of an image that is open."""
+    """Frames or pages of an image that we opened. Counting them may seek, which takes back what was done to it."""
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception:  # of a damaged list of pages the first may still be whole
         return 1
 
 
+def _known_frames(image: PIL.Image.Image) -> int:
+    """The same of an image that is somebody else's, as far as can be known without touching it."""
+    if image.format == "TIFF":
+        pages = getattr(image, "tag_v2", None)
+        return _place(image) + 1 + bool(getattr(pages, "next", 0))
+    if image.format != "GIF" or getattr(image, "tile", None):  # a GIF that is not loaded yet was not painted on either
+        info = image.info.copy()
+        count = frames(image)
+        image.info = info
+        return count
+    return int(getattr(image, "_n_frames", None) or _place(image) + 1)
+
+
+def _place(image: PIL.Image.Image) -> int:
+    try:
+        return image.tell()
+    except Exception:
+        return 0
+
+
 def has_more(image: PIL.Image.Image, source: Path | bytes | None, limit_pixels: int | None) -> bool:
-    """Whether an image that is open has a second picture, which is not used. source: its file, where there is one."""
-    if frames(image) <= 1:
+    """Whether an image that is open has a second picture, which is not used.
+
+    source: its file; None for an image that is somebody else's, where a GIF that is loaded may not tell.
+    """
+    if (_known_frames(image) if source is None else frames(image)) <= 1:
         return False
     if image.format != "MPO":
         return True

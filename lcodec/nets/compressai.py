@@ -21,6 +21,7 @@ WRAPPERS = ("network", "state_dict", "model_state_dict")
 # _matrices.0 (2020), _matrix0 (1.1 to 1.2), matrices.0 (current)
 _PRIOR_KEYS = re.compile(r"entropy_bottleneck\._?(matri|bias|factor)(?:ces\.|es\.|s\.|x)?(\d)$")
 _PRIOR_LISTS = {"matri": "matrices", "bias": "biases", "factor": "factors"}
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Buffers that can be computed from the rest.
 _DERIVED = re.compile(r"(^|\.)(pedestal|bound|target|_offset|_quantized_cdf|_cdf_length|scale_table|scale_bound|mask)$")
 
@@ -97,7 +98,17 @@ def from_state(checkpoint: Mapping[str, Any]) -> tuple[Network, dict[str, Tensor
 
 
 def stored_tables(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor] | None:
-    """The integer tables `_quantized_cdf`, `_cdf_length`, `_offset` of `part`, None if they were never filled."""
+    """The integer tables `_quantized_cdf` (C, L), `_cdf_length` (C,), `_offset` (C,) of `part`, None if they were never
+    filled. ModelError if they are no such tables, or only claim to be that large.
+    """
     found = {k: state.get(f"{part}.{k}") for k in ("_quantized_cdf", "_cdf_length", "_offset")}
     tables = {k: v for k, v in found.items() if v is not None and v.numel()}
-    return tables if len(tables) == len(found) else None
+    if len(tables) < len(found):
+        return None
+    cdfs, lengths, offsets = tables.values()
+    whole = all(t.is_contiguous() and t.dtype in _INTEGERS for t in tables.values())
+    if not whole or cdfs.dim() != 2 or not lengths.shape == offsets.shape == cdfs.shape[:1]:
+        raise ModelError(f"the checkpoint's tables of {part} are damaged")
+    if int(lengths.min()) < 2 or int(lengths.max()) > cdfs.shape[1]:
+        raise ModelError(f"the checkpoint's tables of {part} are damaged: lengths that they cannot have")
+    return tables

@@ -35,13 +35,12 @@ COUNTED_LATENTS = 2
 
 
 class Proxy:
-    """The float network of a model on a device, without gradients of its weights. Sets torch's number of threads.
+    """The float network of a model on a device, without gradients of its weights.
 
     Raises ModelError for a model without what it needs.
     """
 
-    def __init__(self, file: ModelFile, entropy: IntegerEntropyModel, device: str, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, file: ModelFile, entropy: IntegerEntropyModel, device: str) -> None:
         self.file, self.entropy, self.device = file, entropy, torch.device(device)
         self.network = network_of_model(file).to(self.device).channels_last().requires_grad_(False)
         _freeze_gdn(self.network.g_s)

@@ -132,8 +132,12 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as e:
+    except (RuntimeError, TypeError) as e:
         raise DeviceError(f"unknown device {name}") from e
+    if device.type == "cpu":
+        return "cpu"
+    if device.type not in ("cuda", "mps"):
+        raise DeviceError(f"unknown device {name}", "known are auto, cpu, cuda and mps")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise DeviceError(f"no CUDA device for {name}", "--device cpu always works and gives the same latents")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,32 +20,59 @@ from lcodec.weights import ModelFile
 from . import Floats, Transforms
 from .inference import prepare
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """So many for torch's operators on this thread, which afterwards has as many as its owner gave it."""
+    before = torch.get_num_threads()
+    if before == threads:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _on_own_threads(method: F) -> F:
+    """A method of `TorchTransforms` that computes."""
+
+    @wraps(method)
+    def wrapped(self: TorchTransforms, *args: Any, **kwargs: Any) -> Any:
+        with torch_threads(self._threads), torch.inference_mode():
+            return method(self, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
 
 class TorchTransforms(Transforms):
     """See `Transforms`. float32 throughout."""
 
     def __init__(self, network: Network, device: str, threads: int) -> None:
         super().__init__(network.config, *(rows.detach().cpu().numpy() for rows in _gains(network)))
-        torch.set_num_threads(threads)
+        self._threads = threads
         self._device = torch.device(device)
         network = network.to(self._device).channels_last().eval().requires_grad_(False)
         self._of_magnitude = network.config.arch.entropy == "hyperprior"
         self._g_a, self._g_s = prepare(network.g_a, threads), prepare(network.g_s, threads)
         self._h_a = prepare(getattr(network, "h_a", nn.Identity()), threads)  # factorized: has none, is not asked
 
-    @torch.inference_mode()
+    @_on_own_threads
     def analyse(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Floats:
         white = float(np.iinfo(pixels.dtype).max)
         # torch knows little of uint16
         x = self._batch(pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels).float().div_(white)
         return _array(self._g_a(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)))
 
-    @torch.inference_mode()
+    @_on_own_threads
     def hyper_analyse(self, y: Floats) -> Floats:
         batch = self._batch(y)
         return _array(self._h_a(batch.abs() if self._of_magnitude else batch))
 
-    @torch.inference_mode()
+    @_on_own_threads
     def synthesise(
         self, y_hat: NDArray[np.int32], scale: Floats, *, gray: bool = False, deep: bool = False
     ) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lcodec import __version__
-from lcodec.errors import ModelError, OutputError
+from lcodec.errors import ModelError, OutputError, UsageError
 
 TIMEOUT_S = 30.0  # without a byte
 ATTEMPTS = 4  # in a row that bring next to nothing
@@ -53,10 +53,11 @@ def fetch(
     """Download `url` to `target`, whose folder exists; returns the hex SHA-256, which begins with `sha256_prefix`.
 
     What an interrupted transfer brought stays in `target`.part and is not asked for again (HTTP Range). A file of
-    another content is removed. Raises ModelError when the file cannot be had, OutputError when it cannot be written.
+    another content is removed. Raises ModelError when the file cannot be had, OutputError when it cannot be written,
+    UsageError for an address of another kind.
     """
     if not url.startswith(SCHEMES):
-        raise ModelError(f"cannot fetch {url}", "addresses begin with https://, http:// or file://")
+        raise UsageError(f"cannot fetch {url}", "addresses begin with https://, http:// or file://")
     partial = target.with_name(target.name + PARTIAL)
     try:
         with open(partial, "ab") as out:
@@ -75,19 +76,19 @@ def fetch(
 
 
 def _fetch_checked(transfer: _Transfer, partial: Path, prefix: str, pause_s: float) -> str:
-    while True:
+    for first in (True, False):
         _fetch_whole(transfer, pause_s)
         digest = sha256(partial)
         if digest.startswith(prefix):
             return digest
         pieced, transfer.pieced = transfer.pieced, False
         transfer.restart()
-        if not pieced:
-            raise ModelError(
-                f"{transfer.url} has another content than expected: SHA-256 {digest[: len(prefix)]}, not {prefix}",
-                "nothing of it was kept; another mirror (--url) may have the right one",
-            )
-        # Pieces of different files perhaps: once more, in one piece.
+        if not (first and pieced):  # pieces of different files perhaps: once more from the beginning
+            break
+    raise ModelError(
+        f"{transfer.url} has another content than expected: SHA-256 {digest[: len(prefix)]}, not {prefix}",
+        "nothing of it was kept; another mirror (--url) may have the right one",
+    )
 
 
 def _fetch_whole(transfer: _Transfer, pause_s: float) -> None:
@@ -201,3 +202,5 @@ def _lock(out: BinaryIO, target: Path) -> None:
         fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         raise ModelError(f"another process is fetching {target.name} already") from e
+    except OSError:  # a file system without locks
+        return

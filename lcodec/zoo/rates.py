@@ -49,11 +49,11 @@ def curves(folder: Path) -> dict[str, Curve]:
                 try:
                     key = ANCHOR if row["codec"] == ANCHOR else row["model_id"][:ID_DIGITS]
                     image, point = row["image"], Point(float(row["quality"]), float(row["bpp"]), float(row["psnr"]))
-                except (KeyError, TypeError, ValueError):  # none of ours, or empty
+                except (KeyError, TypeError, ValueError, OverflowError):  # none of ours, or empty
                     continue
                 if all(map(math.isfinite, point)):
                     rows.setdefault(key, []).append((image, point))
-    except (OSError, ValueError):  # no file, or no text
+    except (OSError, ValueError, csv.Error):  # no file, or no text
         return {}
     rows.pop("", None)  # other codecs, which have no id
     anchor = _means(rows.pop(ANCHOR, []))
@@ -70,9 +70,9 @@ def of_card(card: Mapping[str, Any]) -> Curve | None:
         report = card["report"]
         points = tuple(Point(float(r["quality"]), float(r["bpp"]), float(r["psnr"])) for r in report["rates"])
         images = f"{int(report['images'])} images"
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return Curve(points, images) if points else None
+    return Curve(points, images) if points and all(math.isfinite(v) for p in points for v in p) else None
 
 
 def _means(rows: list[tuple[str, Point]]) -> tuple[Point, ...]:
