@@ -23,7 +23,7 @@ LC_DENSE_INLINE float from_bf16(lc_bf16 v)
     return f;
 }
 
-/* To the nearest, ties to even; what is not finite stays so. */
+/* To the nearest, ties to even; infinities, and NaNs as processors make them, stay so. */
 LC_DENSE_INLINE lc_bf16 to_bf16(float f)
 {
     uint32_t bits;

@@ -277,9 +277,12 @@ def test_damaged_photo_has_the_same_statuses_elsewhere(name, target, isa, driver
 
 @pytest.mark.parametrize(("target", "isa"), TARGETS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_odd_channels_and_extreme_latents_are_the_same_elsewhere(kind, target, isa, driver, tmp_path):
-    """Channels that fill no vector, both ways of upsampling, and latents beyond what a convolution sees."""
-    for flavour in ("deconv", "subpel"):
+def test_odd_channels_and_extreme_latents_are_the_same_elsewhere(kind, target, isa, driver, tmp_path, monkeypatch):
+    """Channels that fill no vector, or three panels, both ways of upsampling, and latents beyond what a convolution
+    sees.
+    """
+    for flavour, channels in (("deconv", test_wavefront.M), ("subpel", 43)):
+        monkeypatch.setattr(test_wavefront, "M", channels)
         tensors, meta = test_wavefront.random_model(kind, 3, flavour)
         model = IntegerEntropyModel(tensors, meta)
         slices = []

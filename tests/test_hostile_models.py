@@ -234,6 +234,53 @@ def test_layer_whose_inputs_and_outputs_are_each_enormous_is_refused(transforms,
     refused(tmp_path / "hostile.safetensors")
 
 
+@pytest.mark.parametrize("name", ["g_a.1.bias", "h_a.2.bias", "g_a.2.depthwise.weight", "g_s.0.weight"])
+def test_transform_tensor_without_dimensions_is_refused(name, models, tmp_path):
+    model = weights.load(models["lc-s"])
+    assert name in model.tensors
+    scalar = np.zeros((), model.tensors[name].dtype)
+    weights.save(replace(model, tensors={**model.tensors, name: scalar}), tmp_path / "hostile.safetensors")
+    refused(tmp_path / "hostile.safetensors")
+
+
+def test_block_that_widens_without_end_is_refused(models, tmp_path):
+    """Its packed layers would take terabytes, by a width that another tensor has."""
+    model = weights.load(models["lc-s"])
+    found, block = dict(model.tensors), "g_a.2"
+    found[f"{block}.depthwise.weight"] = np.zeros((1_000_000, 1, 3, 3), np.float16)
+    found[f"{block}.depthwise.bias"] = np.zeros(1_000_000, np.float16)
+    found[f"{block}.expand.weight"] = np.zeros((1, 1_000_000, 1, 1), np.float16)
+    found[f"{block}.expand.bias"] = np.zeros(1, np.float16)
+    weights.save(replace(model, tensors=found), tmp_path / "hostile.safetensors")
+    refused(tmp_path / "hostile.safetensors")
+
+
+def test_large_integer_layer_takes_little_more_than_itself(models, tmp_path):
+    """49 MB in the file's 94 kB took a gigabyte before it was refused."""
+    model = weights.load(models["mbt2018"])
+    found = {**model.tensors, "int.h_s.0.weight": np.zeros((1000, 2048, 5, 5), np.int8)}
+    weights.save(replace(model, tensors=found), tmp_path / "hostile.safetensors", compress=("*",))
+    refused(tmp_path / "hostile.safetensors")
+
+
+def test_many_narrow_tables_are_refused_before_memory_is_taken(models, tmp_path):
+    """Each takes half a kilobyte, and two bytes in the file."""
+    model = weights.load(models["bmshj2018-factorized"])
+    sets, channels = 256, 2048
+    found = {
+        **model.tensors,
+        "tables.y.cdfs": np.full(2 * sets * channels, 100, np.uint16),
+        "tables.y.sizes": np.full((sets, channels), 3, np.int32),
+        "tables.y.offsets": np.zeros((sets, channels), np.int32),
+        "tables.y.medians": np.zeros((sets, channels), np.int32),
+    }
+    found["tables.y.cdfs"][::2] = 0
+    entropy = {**model.entropy, "M": channels}
+    weights.save(replace(model, tensors=found, entropy=entropy), tmp_path / "hostile.safetensors")
+    with pytest.raises(ModelError, match="more than any model needs"):
+        Codec(tmp_path / "hostile.safetensors", "cpu", 1)
+
+
 # ---- the description: name -> what it claims
 
 

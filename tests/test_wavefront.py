@@ -111,8 +111,10 @@ SIZES = [(4, 4), (8, 12), (12, 8), (4, 16), (16, 4)]
 
 @pytest.mark.parametrize("isa", _intnet.isas())
 @pytest.mark.parametrize("kind", WITH_HYPERPRIOR)
-def test_slice_equals_the_reference(kind: str, isa: str) -> None:
-    for seed, (h, w) in enumerate(SIZES):
+@pytest.mark.parametrize("channels", [M, 43])  # scales and means in one panel, and in three
+def test_slice_equals_the_reference(kind: str, isa: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "M", channels)
+    for seed, (h, w) in enumerate(SIZES[: 5 if channels < 32 else 2]):
         flavour = ("deconv", "subpel")[seed % 2]
         tensors, meta = random_model(kind, seed, flavour)
         model = IntegerEntropyModel(tensors, meta)
@@ -162,8 +164,12 @@ def test_wavefront_of_any_small_shape_equals_the_reference(height: int, flavour:
             np.testing.assert_array_equal(y_hat, expected.y_hat)
 
 
+@pytest.mark.parametrize("channels", [M, 43])
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_and_latents_do_not_depend_on_threads_or_instruction_set(kind: str) -> None:
+def test_bytes_and_latents_do_not_depend_on_threads_or_instruction_set(
+    kind: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "M", channels)
     model = IntegerEntropyModel(*random_model(kind))
     y, z = random_latents(kind, 12, 20)
     data, y_hat = model.encode_slice(y, z)
@@ -243,6 +249,7 @@ def test_symbol_that_no_encoder_writes_is_corrupt(kind: str, where: str, threads
     model = IntegerEntropyModel(tensors, meta)
     y, z = random_latents(kind, 4, 4)
     tables = model._factorized.tables[0]
+    medians = model._factorized.medians[0].astype(np.int64)
     for symbol, fine in ((2**20, True), (2**20 + 1, False), (-(2**20) - 1, False), (2**31 - 1, False)):
         if model._slice is None:
             symbols = model._factorized.quantize(y, 0).ravel()
@@ -250,20 +257,23 @@ def test_symbol_that_no_encoder_writes_is_corrupt(kind: str, where: str, threads
             segments = [(symbols, model._factorized.indexes(16), tables)]
         else:
             assert z is not None
-            z_symbols = model._factorized.quantize(z, 0)
-            z_hat = np.clip(model._factorized.dequantize(z_symbols, 0), -32767, 32767).astype(np.int16)
-            # The last channel of the last position: nothing that is decoded later depends on it.
-            symbols, indexes, _ = model._slice.encode(y, z_hat.reshape(z.shape))
-            symbols, z_symbols = symbols.copy(), z_symbols.ravel()
-            if where == "y":
+            z_symbols = model._factorized.quantize(z, 0).astype(np.int64)
+            if where == "z":
+                z_symbols[0, 3] = symbol
+            # What a decoder without that check would make of it, so that nothing else is wrong with the slice.
+            z_hat = np.clip((z_symbols << FZ) + medians, -32767, 32767).astype(np.int16)
+            symbols, indexes, expected = model._slice.encode(y, z_hat.reshape(z.shape))
+            symbols = symbols.copy()
+            if where == "y":  # the last channel of the last position: nothing that is decoded later depends on it
                 symbols[-1] = symbol
-            else:
-                z_symbols[3] = symbol
+            z_symbols = z_symbols.astype(np.int32).ravel()
             segments = [(z_symbols, model._factorized.indexes(1), tables), (symbols, indexes, model._gaussian)]
         data = _rans.encode(segments)
         if fine and where == "y":
             assert model.decode_slice(data, 4, 4, 0, threads).max() >= 2**20 << FY >> 1
-        elif not fine:
+        elif fine:
+            np.testing.assert_array_equal(model.decode_slice(data, 4, 4, 0, threads), expected)
+        else:
             with pytest.raises(Corrupt):
                 model.decode_slice(data, 4, 4, 0, threads)
 
@@ -358,6 +368,8 @@ def bad_models() -> list[tuple[str, str, Any]]:
         ("context", "meta:layers.entropy_parameters.2.lo", -(2**31)),
         ("context", "meta:layers.entropy_parameters.1.hi", 32768),
         ("context", "meta:layers.h_s.0.kind", "conv"),
+        ("context", "meta:layers.h_s.0.kind", []),
+        ("context", "meta:layers.h_s.0.kind", {}),
         ("context", "meta:layers.h_s.1.kind", "context"),
         ("context", "meta:layers.h_s.0.lo", None),
         ("context", "meta:layers.h_s.0.hi", "many"),

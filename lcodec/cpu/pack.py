@@ -69,6 +69,9 @@ def pack_layer(
     if any(tap.shape[1:] != bias.shape for segment in segments for tap in segment.taps):
         raise ValueError("weights and bias of a layer have different widths")  # before memory is taken for both
     sizes = [[n_in or padded(len(tap)) for tap in segment.taps] for segment in segments]
+    short = [tap for segment in segments for tap in segment.taps if n_in and n_in > 2 * padded(len(tap))]
+    if short or n_out > 2 * padded(len(bias)):
+        raise ValueError("layers of a block have widths that do not fit together")  # as far as memory is concerned
     taps = [
         (tap, size, segment.lower)
         for segment, of in zip(segments, sizes, strict=True)

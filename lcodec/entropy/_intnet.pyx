@@ -137,6 +137,7 @@ MAX_THREADS = 64
 MAX_ACTIVATION = 32767  # of int16 activations and weights, either sign
 MAX_SUM = 2**31 - 1
 MAX_MEAN = 2**30 - 1
+_BLOCK_TAPS = 1 << 20
 MAX_SYMBOL = LC_MAX_SYMBOL
 MAX_SLICE_EXTENT = LC_MAX_SLICE_EXTENT
 LATENT_BITS = LC_LATENT_BITS
@@ -177,22 +178,29 @@ cdef object _integers(values, dtype, str name, low, high):
 
 cdef object _worst_sums(str kind, weight, bias):
     """Largest magnitude of a sum for each output channel, int64: |bias| + 32767 * sum |weight| over the taps used."""
-    taps = np.abs(weight.astype(np.int64))
     if kind == "deconv":
-        # An output pixel sees the kernel rows, and columns, of one parity.
-        axes = (0, 2, 3)
-        sums = np.max([taps[:, :, i::2, j::2].sum(axis=axes) for i in (0, 1) for j in (0, 1)], axis=0)
-    elif kind == "context":
-        middle = weight.shape[2] // 2
-        sums = taps[:, :, :middle].sum(axis=(1, 2, 3)) + taps[:, :, middle, :middle].sum(axis=(1, 2))
-    else:
-        sums = taps.sum(axis=(1, 2, 3))
+        weight = weight.transpose(1, 0, 2, 3)
+    middle = weight.shape[2] // 2
+    sums = np.zeros(len(weight), np.int64)
+    step = max(1, _BLOCK_TAPS // max(weight[0].size, 1))  # output channels at a time: copies are larger than weights
+    for first in range(0, len(weight), step):
+        taps = np.abs(weight[first : first + step].astype(np.int32))
+        total = sums[first : first + step]
+        if kind == "deconv":
+            # An output pixel sees the kernel rows, and columns, of one parity.
+            for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                np.maximum(total, taps[:, :, i::2, j::2].sum(axis=(1, 2, 3), dtype=np.int64), out=total)
+        elif kind == "context":
+            total += taps[:, :, :middle].sum(axis=(1, 2, 3), dtype=np.int64)
+            total += taps[:, :, middle, :middle].sum(axis=(1, 2), dtype=np.int64)
+        else:
+            total += taps.sum(axis=(1, 2, 3), dtype=np.int64)
     return np.abs(bias.astype(np.int64)) + MAX_ACTIVATION * sums
 
 
 def _checked(kind, weight, bias, mult_pos, mult_neg, shift, lo, hi, output):
     """The parameters of a layer as arrays that the C code may rely on, by name; see `Layer`."""
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ModelError(f"unknown kind of layer {kind!r}", "known: " + ", ".join(_KINDS))
     if output not in _OUTPUTS:
         raise ModelError(f"unknown output {output!r}", "known: " + ", ".join(_OUTPUTS))
@@ -543,7 +551,7 @@ cdef class SliceModel:
         """Memory that coding takes for each position of y, all channels together; margins of planes are left out."""
         hyper, context, parameters = self.layers
         area = 1 / self.upsample**2
-        size = 10 * self.M  # symbols, indexes, y_hat
+        size = 10 * self.M + 32 * area * self.N  # symbols, indexes and values of y, and of z, which are int64
         for layer in hyper:
             size += 2 * area * layer.in_channels
             area *= layer.upsample**2

@@ -146,6 +146,9 @@ def _cumulative(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
     return cdf
 
 
+_BUCKETS = 256
+
+
 def pack_cdfs(cdfs: NDArray[np.uint32], sizes: NDArray[np.int32]) -> NDArray[np.uint16]:
     """Padded tables (..., L) one behind the other, each without its last value 65536, uint16: as in model files."""
     rows = cdfs.reshape(-1, cdfs.shape[-1])
@@ -159,7 +162,7 @@ def unpack_cdfs(packed: NDArray[np.uint16], sizes: NDArray[np.int32]) -> NDArray
     if not fits or lengths.min() < 1 or int(lengths.sum()) != packed.size:
         raise ModelError("tables and their sizes do not fit together")
     width = int(lengths.max()) + 1
-    if lengths.size * width > 1 << 26:
+    if lengths.size * max(width, _BUCKETS) > 1 << 26:  # however narrow, a table has that many buckets in memory
         raise ModelError(f"{lengths.size} tables of up to {width} values are more than any model needs")
     cdfs = np.zeros((lengths.size, width), np.uint32)
     cdfs[np.arange(width) < lengths[:, None]] = packed

@@ -26,7 +26,7 @@ class CTransforms(Transforms):
             super().__init__(config, floats["log_gain"], floats["log_inverse_gain"])
             packed = pack.pack(floats)
             self._net = MixNet(packed)
-        except (KeyError, IndexError, ValueError) as e:
+        except (KeyError, IndexError, ValueError, TypeError) as e:  # TypeError: a scalar has no length
             raise ModelError(f"model {file.name} is damaged: its transforms do not fit together ({e})") from e
         if packed.widths != (config.N, config.M):
             raise ModelError(f"model {file.name} is damaged: widths {packed.widths} are not those of its description")
