@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
@@ -168,18 +167,12 @@ def _decoded(
 
 
 def _warn(messages: Iterable[str], stacklevel: int) -> None:
-    for message in messages:
-        from lcodec.image.guard import one_at_a_time
+    from lcodec.image.guard import warn
 
-        with one_at_a_time():  # or a thread that reads an image may take it for a warning of Pillow
-            warnings.warn(message, stacklevel=stacklevel)
+    warn(messages, stacklevel)
 
 
 def _read(data: bytes | str | os.PathLike[str] | BinaryIO) -> bytes:
-    if hasattr(data, "read"):
-        from lcodec.image.read import read_all
-
-        return read_all(data, "the file")
     if isinstance(data, str | os.PathLike):
         try:
             with open(data, "rb") as file:
@@ -187,6 +180,10 @@ def _read(data: bytes | str | os.PathLike[str] | BinaryIO) -> bytes:
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"cannot read {data}: {reason.lower()}") from error
+    if hasattr(data, "read"):
+        from lcodec.image.read import read_all
+
+        return read_all(data, "the file")
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InputError(f"{type(data).__name__} is no .lic file", "bytes, a path or a file opened in binary mode is")
     return data.tobytes() if isinstance(data, memoryview) else data

@@ -51,7 +51,9 @@ def pack(array: np.ndarray) -> tuple[str, bytes]:
 
 def sizes(packed: Mapping[str, tuple[str, str, Sequence[int]]]) -> dict[str, int]:
     """Bytes of tensors by their kind, dtype and shape. Raises ModelError, TypeError or ValueError."""
-    for _, _, shape in packed.values():
+    for _, dtype, shape in packed.values():
+        if dtype not in DTYPES:
+            raise ModelError(f"unknown packing of {dtype!r}")
         if not all(isinstance(n, int) and n >= 0 for n in shape):
             raise ModelError(f"a packed tensor cannot have shape {list(shape)}")  # and make up for others in the sum
     return {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (_, dtype, shape) in packed.items()}

@@ -12,7 +12,6 @@ Opening needs neither torch nor the model.
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import replace
 from typing import IO, Any
 
@@ -22,6 +21,7 @@ import lcodec
 from lcodec import container
 from lcodec.errors import LcodecError, NotLcodec, StreamError, UsageError
 from lcodec.image import from_pillow, pillow_mode, to_pillow
+from lcodec.image.guard import warn
 from lcodec.image.metadata import EXIF_PREFIX
 from lcodec.image.read import checked_profile
 from lcodec.limits import Limits
@@ -63,8 +63,7 @@ class LicImageFile(ImageFile.ImageFile):
         self._size = header.width, header.height
         self._mode = pillow_mode(header.gray, header.deep, front.alpha is not None)
         self._decoded = False
-        for message in front.warnings:
-            warnings.warn(message, stacklevel=5)  # the line that opens the image
+        warn(front.warnings, stacklevel=5)  # the line that opens the image
         self.info.update(quality=header.quality, model_id=header.model_id.hex(), depth=16 if header.deep else 8)
         for key, data in (("icc_profile", front.icc), ("xmp", front.xmp)):
             if data is not None:
@@ -128,8 +127,7 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
             data = checked_profile(data, picture.gray, told)
         blocks[_BLOCKS[key]] = data
     picture = replace(picture, **blocks)
-    for message in told:
-        warnings.warn(message, stacklevel=4)
+    warn(told, stacklevel=4)
     try:
         data = lcodec.encode(picture, **arguments)
     except UsageError:

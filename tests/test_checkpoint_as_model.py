@@ -22,7 +22,7 @@ import lcodec
 from lcodec import cli, weights
 from lcodec.container import read_header
 from lcodec.errors import ModelError, OutputError
-from lcodec.finalize import cache, finalize_cached
+from lcodec.finalize import cache, finalize, finalize_cached
 from lcodec.nets import NetConfig, Network
 from tests.test_cli_errors import assert_refused
 
@@ -173,7 +173,7 @@ def test_model_is_of_the_content_that_names_it(few_images, training_checkpoint, 
     few = cache.calibration_images()
     monkeypatch.setattr(cache, "calibration_images", images)
     path = finalize_cached(here)
-    assert weights.load(path).id == weights.load(finalize_cached(training_checkpoint)).id
+    assert weights.load(path).id == finalize(training_checkpoint, few).model.id != finalize(here, few).model.id
     assert weights.info(path).card["checkpoint_sha256"] == hashlib.sha256(training_checkpoint.read_bytes()).hexdigest()
 
 
@@ -183,6 +183,7 @@ def test_metric_of_a_checkpoint_that_does_not_tell(few_images, training_checkpoi
     result = run("encode", "--model", tmp_path / "zoo.pth.tar", "--metric", "ms-ssim", "a.png", "-o", "a.lic")
     assert result.exit_code == 0, result.stderr
     assert [weights.metric_of(weights.info(path).card) for path in cached()] == ["ms-ssim"]
+    assert finalize_cached(training_checkpoint) == finalize_cached(training_checkpoint, metric="mse")
     made = tmp_path / "made.safetensors"
     invoke = partial(CliRunner().invoke, cli.cli, prog_name="lcodec")
     options = ["-o", str(made), "--metric", "ms-ssim", "--calibration", str(tmp_path)]

@@ -319,6 +319,19 @@ def test_description_that_lies_is_refused(name, models, tmp_path):
     refused(tmp_path / "hostile.safetensors")
 
 
+@pytest.mark.parametrize("packed", [["plain", dtype, [1]] for dtype in ("f4,,", "(1,2", 5, [])] + [["plain"], 7, {}])
+def test_packing_that_is_none_is_refused(packed, models, tmp_path):
+    path = tmp_path / "hostile.safetensors"
+    weights.save(weights.load(models["mbt2018"]), path, compress=("log_gain",))
+    header, data = read(path)
+    metadata = json.loads(header["__metadata__"]["lcodec"])
+    metadata["packed"]["log_gain"] = packed
+    header["__metadata__"]["lcodec"] = json.dumps(metadata)
+    write(path, json.dumps(header), data)
+    with pytest.raises(ModelError):
+        weights.load(path)
+
+
 @pytest.mark.parametrize("more", [[], [-(1 << 40)]], ids=["plain", "made up for"])
 def test_packed_model_of_many_empty_gigabytes_is_refused(more, models, tmp_path):
     """A thousandth of its tensors lies in the file: zlib's best."""

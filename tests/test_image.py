@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -197,24 +198,28 @@ def test_cmyk_without_a_profile_is_converted_with_a_warning():
 
 def test_limits_of_ours_refuse_nothing_to_other_threads(pixels):
     """Their own images, and their own warnings."""
-    small, large = saved(PIL.Image.fromarray(pixels), "PNG"), saved(PIL.Image.new("L", (300, 300)), "PNG")
-    stop, refused = threading.Event(), []
+    small, large = saved(PIL.Image.fromarray(pixels), "TIFF"), saved(PIL.Image.new("L", (300, 300)), "PNG")
+    stop, told = threading.Event(), set()
 
     def read() -> None:
         while not stop.is_set():
-            refused.append(read_image(io.BytesIO(small.getvalue()), limit_pixels=35))
+            told.update(read_image(io.BytesIO(small.getvalue()), limit_pixels=35).warnings)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        for _ in range(300):
-            PIL.Image.open(io.BytesIO(large.getvalue())).load()
-            with pytest.warns(UserWarning, match="mine"):
-                lcodec._warn(["mine"], stacklevel=1)
-    finally:
-        stop.set()
-        reader.join()
-    assert refused
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            for _ in range(300):
+                PIL.Image.open(io.BytesIO(large.getvalue())).load()
+                lcodec._warn(["ours"], stacklevel=1)
+                warnings.warn("another's", stacklevel=1)  # takes no lock
+        finally:
+            stop.set()
+            reader.join()
+    assert not told  # nor is the TIFF blamed for them
+    counts = {text: sum(str(w.message) == text for w in seen) for text in ("ours", "another's")}
+    assert counts == {"ours": 300, "another's": 300}
 
 
 def test_floating_point_image_is_refused():

@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -391,9 +392,9 @@ def test_part_of_a_picture_and_what_damage_leaves_of_it(codec, photo):
     whole = np.asarray(lcodec.decode(data, device="cpu"))
     part = np.asarray(lcodec.decode(data, device="cpu", region=(300, 20, 60, 50)))
     assert part.shape == (50, 60, 3) and np.abs(part.astype(int) - whole[20:70, 300:360]).max() <= 1
-    for view in (memoryview(data), memoryview(np.frombuffer(data + bytes(-len(data) % 4), np.int32))[: len(data)]):
-        if view.nbytes == len(data):
-            assert np.array_equal(np.asarray(lcodec.decode(view, device="cpu")), whole)
+    twice = np.repeat(np.frombuffer(data, np.uint8), 2)
+    for view in (memoryview(data), memoryview(twice)[::2], bytearray(data)):
+        assert np.array_equal(np.asarray(lcodec.decode(view, device="cpu")), whole)
     place = [s.offset for s in container.list_sections(data) if s.name == "SLICE"][1]
     bad = data[: place + 30] + bytes([data[place + 30] ^ 1]) + data[place + 31 :]
     with pytest.raises(StreamError):
@@ -419,12 +420,39 @@ def test_models_are_loaded_once_and_can_be_forgotten(full, monkeypatch):
 def test_threads_of_torch_are_those_of_the_caller(codec, photo):
     import torch
 
+    from lcodec.transforms.torch_backend import torch_threads
+
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         data = lcodec.encode(photo[:64, :64], codec.name, 2, device="cpu", threads=1, effort=1)
         lcodec.decode(data, device="cpu", threads=2)
         assert torch.get_num_threads() == 3
+        meet, found = threading.Barrier(2, timeout=20), {}
+
+        def first() -> None:
+            with torch_threads(1):
+                meet.wait()
+                meet.wait()
+            meet.wait()
+
+        def second() -> None:
+            meet.wait()
+            with torch_threads(2):  # the first time that this thread uses torch, with another's number
+                meet.wait()
+                meet.wait()
+                found["within"] = torch.get_num_threads()
+            found["afterwards"] = torch.get_num_threads()
+
+        threads = [threading.Thread(target=target) for target in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        fresh = threading.Thread(target=lambda: found.update(fresh=torch.get_num_threads()))
+        fresh.start()
+        fresh.join()
+        assert found == {"within": 2, "afterwards": 3, "fresh": 3} and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 

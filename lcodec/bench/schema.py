@@ -123,7 +123,7 @@ class SpeedEntry(TypedDict):
     """One codec at one quality on one image of `pixels` pixels.
 
     warm: model loaded, median of runs. cold: a whole process, from start to exit, null where that means nothing. parts:
-    seconds of "encode_transform", "encode_entropy", "encode_container", "decode_transform", ... where they are known.
+    seconds of "encode_transform", "encode_entropy", "decode_transform", ... where they are known.
     mp_s_*: megapixels a second, warm. peak_mib: peak resident memory of a whole process that encodes and decodes.
     """
 

@@ -65,8 +65,10 @@ def command(
         raise OutputError(f"{output} exists", "--force overwrites it")
     if not os.path.isdir(output.parent):
         raise OutputError(f"cannot write {output}: no folder {output.parent}")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise OutputError(f"cannot write {output}: {'a folder' if output.is_dir() else 'not allowed'}")
+    real = Path(os.path.realpath(output))
+    renamed = real.is_file() or not real.exists()  # what is no file is written as it is
+    if real.is_dir() or (renamed and not os.access(real.parent, os.W_OK)):
+        raise OutputError(f"cannot write {output}: {'it is a folder' if real.is_dir() else 'not allowed'}")
     if share is not None:
         not_an_input(output, weights.find(share))
     before = replaced(output)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from lcodec import weights
@@ -28,6 +29,9 @@ def finalize_cached(
     not tell was trained for, "mse" if None. A file that is there is never replaced, unless it is damaged: streams may
     have been made with it. Raises ModelError, OutputError, UsageError for another metric than the checkpoint's.
     """
+    plain = cached_path(checkpoint)
+    if metric is not None and _whole(plain) and weights.metric_of(weights.info(plain).card) == metric:
+        return plain  # it tells by itself, or was taken for that
     path = cached_path(checkpoint, metric)
     if _whole(path):
         return path
@@ -72,8 +76,15 @@ def cached_path(checkpoint: Path, metric: str | None = None, data: bytes | None 
 
 
 def _whole(path: Path) -> bool:
+    """Whether there is a model that is not damaged."""
     try:
-        weights.load(path)
-    except ModelError:
+        there = path.stat()
+        return _checked(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
+    except (OSError, ModelError):
         return False
+
+
+@lru_cache(maxsize=64)  # a checkpoint may be given to each of many calls
+def _checked(path: Path, _identity: tuple[int, ...]) -> bool:
+    weights.load(path)
     return True

@@ -6,7 +6,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,15 +22,11 @@ INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 _PNG_BLOCK_BYTES = 64 << 20
 
 _PILLOW = r"PIL\."  # its modules; other threads may warn meanwhile
+_PILLOW_FOLDER = os.path.dirname(PIL.Image.__file__)
 
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # a child with a lock that a thread of its parent held would wait for ever
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-
-
-def one_at_a_time() -> threading.RLock:
-    """To be held by whoever warns or looks at those globals."""
-    return _lock
 
 
 @contextmanager
@@ -43,11 +39,25 @@ def pillow_warnings(action: str) -> Iterator[None]:
 
 @contextmanager
 def noted_warnings() -> Iterator[list[warnings.WarningMessage]]:
-    """Warnings of Pillow as a list that grows, instead of being shown."""
-    with _lock, warnings.catch_warnings(record=True) as noted:
-        warnings.filterwarnings("ignore", module=_PILLOW)
-        warnings.filterwarnings("always", category=UserWarning, module=_PILLOW)
-        yield noted
+    """Warnings of Pillow as a list, which has them at the end, instead of being shown."""
+    noted: list[warnings.WarningMessage] = []
+    with _lock:
+        with warnings.catch_warnings(record=True) as all_of_them:
+            warnings.filterwarnings("ignore", module=_PILLOW)
+            warnings.filterwarnings("always", category=UserWarning, module=_PILLOW)
+            yield noted
+        for warning in all_of_them:
+            if os.path.dirname(warning.filename) == _PILLOW_FOLDER:
+                noted.append(warning)
+            else:  # of another thread, which could not know
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def warn(messages: Iterable[str], stacklevel: int) -> None:
+    """As `warnings.warn`, where no thread that reads an image can take it for a warning of Pillow."""
+    for message in messages:
+        with _lock:
+            warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -23,18 +24,36 @@ from .inference import prepare
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_lock = threading.Lock()
+_inside = 0  # threads that have changed the number of torch's
+_outside = 0  # that number before the first of them came
+_last = 0  # what was set last
+_of_thread = threading.local()
+
+
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """So many for torch's operators on this thread, which afterwards has as many as its owner gave it."""
-    before = torch.get_num_threads()
-    if before == threads:
-        yield
-        return
-    torch.set_num_threads(threads)
+    """So many for torch's operators on this thread, which afterwards has as many as its owner gave it.
+
+    A thread that uses torch for the first time begins with the number that was set last, by whatever thread: such
+    that come while others are within get what was there before all of them.
+    """
+    global _inside, _outside, _last
+    with _lock:
+        before = torch.get_num_threads()
+        if _inside and before == _last and not hasattr(_of_thread, "known"):
+            before = _outside
+        _of_thread.known = True
+        if not _inside:
+            _outside = before
+        _inside, _last = _inside + 1, threads
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _lock:
+            _inside, _last = _inside - 1, before
+            torch.set_num_threads(before)
 
 
 def _on_own_threads(method: F) -> F:
