@@ -264,7 +264,7 @@ def test_efforts_take_ever_more_steps(plans):
 
 @pytest.fixture(scope="module")
 def proxy(codec) -> Proxy:
-    return Proxy(codec.file, codec.entropy, "cpu", 1)
+    return Proxy(codec.file, codec.entropy, "cpu")
 
 
 def test_error_of_the_proxy_is_that_of_the_decoder(codec, proxy, photo):
@@ -333,7 +333,7 @@ def test_bits_of_the_proxy_are_those_of_the_file(codec, proxy, photo):
 
 def test_curvature_is_the_second_derivative(codec, photo, monkeypatch):
     monkeypatch.setattr(proxy_module, "has_fast_bfloat16", lambda device: False)
-    at = Proxy(codec.file, codec.entropy, "cpu", 1).at(6.0)
+    at = Proxy(codec.file, codec.entropy, "cpu").at(6.0)
     distortion = Distortion(at, photo[:64, :64], torch.zeros(1, codec.entropy.M, 4, 4), Box(0, 4, 0, 4), (0, 0), 3.0)
     generator = torch.Generator().manual_seed(1)
     y_hat = torch.randn(1, codec.entropy.M, 4, 4, generator=generator)
