@@ -68,7 +68,7 @@ def command(
     real = Path(os.path.realpath(output))
     renamed = real.is_file() or not real.exists()  # what is no file is written as it is
     if real.is_dir() or (renamed and not os.access(real.parent, os.W_OK)):
-        raise OutputError(f"cannot write {output}: {'it is a folder' if real.is_dir() else 'not allowed'}")
+        raise OutputError(f"cannot write {output}: {'it is a folder' if real.is_dir() else 'permission denied'}")
     if share is not None:
         not_an_input(output, weights.find(share))
     before = replaced(output)
