@@ -213,7 +213,12 @@ class Codec:
         def attempt(code: int, effort: int = effort) -> _Attempt:
             here = replace(box, header=replace(header, quality_code=code))
             plain = self._encode_latents(here, Bands(iter([latents])))
-            return self._refine(here, plain, shown, seen, latents, effort) if effort else plain
+            if not effort:
+                return plain
+            from lcodec.transforms.torch_backend import torch_threads  # torch may not have been needed so far
+
+            with torch_threads(self.threads):
+                return self._refine(here, plain, shown, seen, latents, effort)
 
         if not isinstance(goal, Target):
             taken, evaluations = attempt(self._quality_code(goal)), 1
@@ -253,20 +258,6 @@ class Codec:
 
         shown: see `visible`. seen: see `seen_pixels`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
         """
-        from lcodec.transforms.torch_backend import torch_threads
-
-        with torch_threads(self.threads):
-            return self._refined(box, plain, shown, seen, latents, effort)
-
-    def _refined(
-        self,
-        box: Container,
-        plain: _Attempt,
-        shown: np.ndarray,
-        seen: np.ndarray | None,
-        latents: np.ndarray,
-        effort: int,
-    ) -> _Attempt:
         from lcodec.search.refine import Refinement, error_weight, own_lmbda, search_lmbda, similarity_error
 
         header = box.header
