@@ -189,6 +189,15 @@ def test_metrics_that_are_added_come_from_the_kept_files(images):
         assert {**after, "psnr_yuv": None} == before
 
 
+def test_metric_that_small_images_have_not_is_not_looked_for_again(images):
+    pytest.importorskip("pytorch_msssim", reason="extra 'bench' is not installed")
+    run(settings(images, [steps()], metrics=["psnr", "ms_ssim", "ms_ssim_db"]))
+    coder, done = steps(), []
+    coder.decode = lambda *what: done.append(what)  # type: ignore[method-assign]
+    results = run(settings(images, [coder], metrics=["psnr", "ms_ssim", "ms_ssim_db"]))
+    assert not coder.calls and not done and {row["ms_ssim"] for row in results["rows"]} == {None}
+
+
 def test_another_model_of_the_same_name_is_measured_again(images):
     run(settings(images, [steps(model_id="11")]))
     coder = steps(model_id="22")

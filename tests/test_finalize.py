@@ -97,6 +97,17 @@ def test_few_large_weights_leave_the_others_of_their_channel_their_precision():
         assert layer.bound <= SUM_MAX
 
 
+@pytest.mark.parametrize("exponent", range(-12, 3))
+def test_factors_that_are_powers_of_two_stay_within_16_bits(exponent):
+    """2^16 itself is one more than the file has room for."""
+    layer = FloatLayer("conv", np.full((1, 1, 1, 1), 127 * 2.0**-7), np.zeros(1), 0.01)
+    made = quantize_layer(layer, 2.0**-8, 2.0 ** (-15 - exponent) * 2.0**-8)
+    mult, shift = int(made.tensors["mult_pos"][0]), int(made.tensors["shift"][0])
+    assert 1 << 15 <= mult < 1 << 16
+    units = int(made.tensors["weight"][0, 0, 0, 0]) * mult * 2.0**-shift
+    assert units == pytest.approx(127 * 2.0 ** (-7 + 15 + exponent), rel=1e-3)
+
+
 def test_integers_of_16_bits_go_through_the_file_and_decode(photo):
     network = random_network("mbt2018", 8, 8)
     with torch.no_grad():

@@ -96,7 +96,7 @@ class Network:
                     where = {
                         (i, j): (y + i - p, x + j - p)
                         for i, j in taps
-                        if kind == "conv" or i < 2 or (i == 2 and j < 2)
+                        if kind == "conv" or i < p or (i == p and j < p)
                     }
                 acc = bias[source]
                 for (i, j), position in where.items():
@@ -158,12 +158,13 @@ def decode(data: bytes, h: int, w: int, table_set: int, tensors, entropy) -> dic
         stream.finish()
         return y_hat
     clamped: dict = {}
-    for y, x in sorted(grid(h, w), key=lambda position: (position[1] + 3 * position[0], position[0])):
+    m = (tensors["int.context.0.weight"].shape[-1] - 1) // 2
+    for y, x in sorted(grid(h, w), key=lambda position: (position[1] + (m + 1) * position[0], position[0])):
         c = net.layer("context", 0, clamped, [(y, x)])[y, x]
         p = features[y, x] + c
         for number in range(len(entropy["layers"]["entropy_parameters"])):
             p = net.layer("entropy_parameters", number, {(y, x): p}, [(y, x)])[y, x]
-        y_hat[y, x] = [(gaussian(p[m]) << fy) + p[M + m] for m in range(M)]
+        y_hat[y, x] = [(gaussian(p[i]) << fy) + p[M + i] for i in range(M)]
         clamped[y, x] = [clamp(v) for v in y_hat[y, x]]
     stream.finish()
     return y_hat
@@ -222,7 +223,7 @@ def random_model(kind: str, upsampling: str, seed: int):
     ]
     if kind == "context":
         layers["h_s"][-1]["hi"] = 32767
-        layers["context"] = [random_layer(rng, tensors, "context", "context", M, 5, 5)]
+        layers["context"] = [random_layer(rng, tensors, "context", "context", M, 5, k)]  # 5x5, or 3x3 as that of lc-s
         layers["entropy_parameters"] = [
             random_layer(rng, tensors, "entropy_parameters", "conv", 3 + 5, 6, 1),
             random_layer(rng, tensors, "entropy_parameters", "conv", 6, 2 * M, 1, last=True),

@@ -89,6 +89,7 @@ def test_a_header_out_of_range_is_a_usage_error(change):
 
 def test_quality_is_kept_to_the_nearest_128th():
     assert [lic.quality_to_code(q) for q in (0, 4, 4.3, 15.9999)] == [0, 512, 550, 2047]
+    assert [lic.quality_to_code(n / 256) for n in (1, 3, 5, 1025)] == [1, 2, 3, 513]  # halves up
     assert Header(1, 1, MODEL_ID, quality_code=550).quality == pytest.approx(4.3, abs=1 / 256)
     for quality in (-0.1, 16, float("nan")):
         with pytest.raises(UsageError):

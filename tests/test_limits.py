@@ -55,8 +55,9 @@ def test_what_exceeds_a_limit_is_refused_by_name(name, codec, data):
 
 
 def test_metadata_beyond_its_limit_is_refused(codec, data):
-    with pytest.raises(LimitExceeded, match="metadata takes more than the 4999 bytes"):
-        codec.decode(data, limits=Limits(metadata=4999))
+    for use in (codec.decode, lambda d, limits: decoder.digest(d, limits=limits)):
+        with pytest.raises(LimitExceeded, match="metadata takes more than the 4999 bytes"):
+            use(data, limits=Limits(metadata=4999))
     assert codec.decode(data, limits=Limits(metadata=5000)).picture.icc == b"abcd" * 1250
 
 
@@ -138,6 +139,18 @@ def test_time_is_that_of_the_stage_and_looked_at_between_slices(codec, data, mon
         codec.decode(data, limits=Limits(seconds=0.01))
 
 
+def test_time_of_synthesis_is_looked_at(codec, data, monkeypatch):
+    fast = codec.transforms.synthesise
+
+    def synthesise(*arguments, **named):
+        time.sleep(0.6)
+        return fast(*arguments, **named)
+
+    monkeypatch.setattr(codec.transforms, "synthesise", synthesise)
+    with pytest.raises(LimitExceeded, match="synthesis that has taken"):
+        codec.decode(data, limits=Limits(seconds=0.5))
+
+
 def bomb(codec, side: int, slice_log2: int) -> bytes:
     """What is large in it is said by 31 bytes; its slices are there, and nothing is in them."""
     header = container.Header(side, side, codec.file.stream_id, 256, slice_log2)
@@ -152,11 +165,23 @@ def test_bombs_are_refused_by_default_and_need_no_memory(codec, side, slice_log2
     assert f"{name}=" in caught.value.hint
 
 
-def test_memory_of_one_enormous_slice_is_refused_by_default(codec):
-    """A slice is decoded as a whole: of 2^11 x 2^11 latents."""
-    limits = Limits(pixels=None, ratio=None, memory=1 << 28)
-    with pytest.raises(LimitExceeded, match="memory"):
-        codec.decode(bomb(codec, 32_768, 11), limits=limits)
+def test_memory_of_enormous_slices_is_refused_by_default(codec):
+    """A slice is decoded as a whole: of 2^11 x 2^11 latents, and pixels are held."""
+    with pytest.raises(LimitExceeded, match="above the limit of 8589934592 bytes of memory"):
+        codec.decode(bomb(codec, 65_536, 11), limits=Limits(pixels=None, ratio=None))
+
+
+def test_usual_limits_are_those_that_the_readme_tells():
+    assert Limits() == Limits(pixels=178_956_970, memory=8 << 30, seconds=3600, metadata=64 << 20, ratio=20_000)
+
+
+@pytest.mark.parametrize(("gray", "deep", "size"), [(0, 0, 3), (1, 0, 1), (0, 1, 6), (1, 1, 2)])
+def test_ratio_counts_the_samples_that_the_image_has(gray, deep, size):
+    header = container.Header(100, 50, b"8 bytes.", gray=bool(gray), deep=bool(deep))
+    limits = Limits(ratio=10)
+    limits.check_ratio(header, 500 * size)
+    with pytest.raises(LimitExceeded, match=f"for {5000 * size} bytes of pixels, 11 to one"):
+        limits.check_ratio(header, 500 * size - 1)
 
 
 def test_environment_and_settings_are_read(monkeypatch):

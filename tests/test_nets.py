@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from lcodec import checkpoint, weights
+from lcodec.checkpoint import network_of_model
 from lcodec.codec import Codec
+from lcodec.container import unpack
 from lcodec.errors import ModelError
 from lcodec.finalize.assemble import finalize_network
+from lcodec.image import psnr
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, compressai
 from lcodec.nets.compressai import stored_tables
 from lcodec.nets.layers import AttentionUnit
+from lcodec.nets.likelihood import add_noise, round_ste
 from tests.conftest import less_memory_than, random_network
 
 VECTORS = Path(__file__).parents[1].parent / "shared" / "vectors" / "compressai"
@@ -95,6 +99,51 @@ def test_variable_rate_network_trains_and_interpolates_gains(name):
     (out.bits().mean() + out.x_hat.square().mean()).backward()
     unused = {n for n, p in network.named_parameters() if p.requires_grad and p.grad is None}
     assert unused == {"entropy_bottleneck.quantiles"}
+
+
+@pytest.mark.parametrize("name", ["mbt2018-mean", "mbt2018", "lc-s"])
+def test_estimate_of_a_validation_is_what_files_take(name, photo):
+    """Mode "coder", on which all that a validation tells rests, against the file and the picture of the codec."""
+    codec = Codec(weights.shipped_folder() / f"{name}{weights.SUFFIX}", "cpu", 1)
+    pixels = photo[64:256, 256:512]
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    network = network_of_model(codec.file)
+    for quality in (2.0, 6.0):
+        with torch.inference_mode():
+            out = network(x, quality, mode="coder")
+        result = codec.encode(pixels, quality)
+        payload = sum(len(s) for s in unpack(result.data).slices)
+        assert 8 * payload == pytest.approx(float(out.bits()) + 128, rel=0.015)  # 128: the state of the coder
+        level = -10 * float(torch.log10((out.x_hat.clamp(0, 1) - x).square().mean()))
+        assert level == pytest.approx(psnr(pixels, result.reconstruction()), abs=0.1)
+
+
+def test_rounding_lets_the_gradient_through():
+    v = torch.tensor([-1.6, 0.4, 0.5, 1.5], requires_grad=True)
+    rounded = round_ste(v)
+    assert rounded.tolist() == [-2, 0, 0, 2]
+    (rounded * torch.tensor([1.0, 2, 3, 4])).sum().backward()
+    assert v.grad is not None and v.grad.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("mode", ["ste", "noise"])
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_analysis_learns_from_the_picture(name, mode):
+    """Not from the rate alone."""
+    torch.manual_seed(0)
+    network = Network(NetConfig(name, 8, 8, (1.0, 8.0)))
+    out = network(torch.rand(1, 3, 64, 64), 4.0, mode=mode)
+    first = next(network.g_a.parameters())
+    (gradient,) = torch.autograd.grad(out.x_hat.square().sum(), first)
+    assert float(gradient.abs().max()) > 0
+
+
+def test_noise_is_uniform_over_one_step():
+    torch.manual_seed(0)
+    v = torch.linspace(-5, 5, 100_000)
+    noise = add_noise(v) - v
+    assert -0.501 < float(noise.min()) < -0.499 and 0.499 < float(noise.max()) < 0.501
+    assert abs(float(noise.mean())) < 0.005 and float(noise.var()) == pytest.approx(1 / 12, rel=0.02)
 
 
 def test_context_sees_only_what_is_decoded_before():

@@ -22,6 +22,7 @@ from lcodec.entropy.tables import (
     optimal_cdf,
     scale_table,
     solve_quantiles,
+    table_set,
 )
 from lcodec.errors import ModelError
 
@@ -298,6 +299,13 @@ def test_median_outside_its_quantiles_still_gives_a_table():
     arrays = factorized_tables(random_density(), np.array([[0.0, 0.0, 0.0]] * 5))
     assert (arrays.sizes == 3).all() and (arrays.offsets == 0).all()
     Tables(*arrays)
+
+
+def test_nearest_set_of_tables_is_taken_and_of_two_the_lower():
+    """Section 5.4 of FORMAT.md: encoder and decoder would agree on another rule, too, but not with files of before."""
+    qualities = [1.0, 1.5, 2.0, 8.0]
+    asked = {0.5: 0, 1.0: 0, 1.25: 0, 1.2578125: 1, 1.75: 1, 1.7578125: 2, 5.0: 2, 5.0078125: 3, 9.0: 3}
+    assert {q: table_set(qualities, q) for q in asked} == asked
 
 
 def test_damaged_densities_are_rejected():

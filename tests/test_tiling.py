@@ -11,21 +11,14 @@ from lcodec.transforms import tiling
 from lcodec.transforms.bands import Bands
 from lcodec.transforms.torch_backend import TorchTransforms
 
+from .conftest import like_a_picture
+
 
 def analyse(transforms, pixels):
     """y, float32 (rows, columns, M)"""
     rows, columns = pixels.shape[0] // 16, pixels.shape[1] // 16
     bands = tiling.analyse_bands(transforms, Bands(iter([pixels])), rows, columns)
     return np.concatenate(list(bands))
-
-
-@torch.no_grad()
-def like_a_picture(network: Network, y_hat: torch.Tensor) -> None:
-    """What a random network makes of y_hat goes to +-100; the last layer brings it into 0 to 1."""
-    last = [m for m in network.g_s.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)][-1]
-    out = network.g_s(y_hat)
-    last.weight.mul_(0.2 / out.std())
-    last.bias.mul_(0.2 / out.std()).add_(0.5 - 0.2 * out.mean() / out.std())
 
 
 @pytest.mark.parametrize("name", ["mbt2018-mean", "cheng2020-anchor", "cheng2020-attn", "lc-s"])

@@ -15,14 +15,16 @@ from click.testing import CliRunner
 
 from lcodec import checkpoint, cli, weights
 from lcodec.errors import UsageError
-from lcodec.nets import ARCHITECTURES, NetConfig, Network
+from lcodec.nets import ARCHITECTURES, NetConfig, Network, Output
 from lcodec.nets.config import LAMBDAS, table_lambda
 from lcodec.nets.similarity import ms_ssim
 from lcodec.train.average import EVERY, Average
+from lcodec.train.batches import make_batch
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer
-from lcodec.train.loss import mean_square
+from lcodec.train.loss import mean_square, rate_distortion
 from lcodec.train.optimizers import as_matrix, matrices
+from lcodec.train.parallel import Ranks
 from lcodec.train.schedule import Plateau, learning_rate
 
 SMALL = {"architecture": "mbt2018-mean", "N": 16, "M": 16, "batch": 2, "crop": 64, "amp": False, "warmup": 1}
@@ -150,7 +152,68 @@ def test_training_for_ms_ssim_is_recorded_and_not_resumed_for_another_metric(dat
         Options(steps=1, metric="ms-ssim", crop=128)
 
 
+def test_loss_is_the_formula():
+    """lmbda * 255^2 * MSE + bpp (CompressAI), or lmbda * (1 - MS-SSIM) + bpp."""
+    x, x_hat = torch.zeros(2, 3, 192, 192), torch.full((2, 3, 192, 192), 0.1)
+    likelihoods = torch.stack((torch.full((16, 12, 12), 0.5), torch.full((16, 12, 12), 0.25)))
+    bpp = torch.tensor([16 * 144, 2 * 16 * 144]) / 192**2
+    lmbda = torch.tensor([0.01, 0.1])
+    loss, rate, mse, _ = rate_distortion(x, Output(x_hat, likelihoods, None), lmbda)
+    assert torch.allclose(rate, bpp) and torch.allclose(mse, torch.tensor(0.01), rtol=1e-4)
+    assert torch.allclose(loss, bpp + lmbda * torch.tensor(650.25), rtol=1e-4)
+    similarity = ms_ssim(x, x_hat)
+    assert 0 < float(similarity[0]) < 0.9
+    loss = rate_distortion(x, Output(x_hat, likelihoods, likelihoods), lmbda, "ms-ssim")[0]
+    assert torch.allclose(loss, 2 * bpp + lmbda * (1 - similarity))
+
+
+def test_low_qualities_weigh_more(data, tmp_path):
+    """By lmbda^-0.4, which is 1 at quality 4."""
+    options = Options(steps=1, rate_balance=0.4, **{**SMALL, "mode": "noise"})
+    trainer = Trainer(options, data, None, tmp_path)
+    x = data.crops(np.random.default_rng(0), 2, 64)
+
+    def loss(qualities: list[float], lmbda: list[float]) -> float:
+        torch.manual_seed(1)
+        return float(trainer.objective(x, torch.tensor(qualities), torch.tensor(lmbda)).loss.detach())
+
+    for quality in (1.0, 4.0, 8.0):
+        lmbda = table_lambda(quality)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            out = trainer.network(x, torch.tensor([quality] * 2), mode="noise")
+        plain = rate_distortion(x, out, torch.tensor([lmbda] * 2))[0].mean()
+        assert loss([quality] * 2, [lmbda] * 2) == pytest.approx(float(plain) * (lmbda / 0.013) ** -0.4, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8, 16])
+def test_every_batch_spans_the_qualities(batch, data):
+    options = Options(steps=1, **{**SMALL, "batch": batch})
+    seen = [make_batch(data, options, Ranks(), step).levels for step in range(200)]
+    for levels in seen:
+        counts = [levels.count(q) for q in options.qualities]
+        assert max(counts) - min(counts) <= 1 and len(levels) == batch
+    often = [sum(levels.count(q) for levels in seen) for q in options.qualities]
+    assert min(often) > 0.7 * 200 * batch / 8
+
+
+def test_gradient_is_cut_to_its_limit(data, tmp_path):
+    options = Options(steps=9, clip=0.01, **SMALL)
+    trainer = Trainer(options, data, None, tmp_path)
+    row = trainer.train_step()
+    assert row["grad_norm"] > 1  # what is logged is the gradient as it was
+    left = torch.sqrt(sum((p.grad.square().sum() for p in trainer.parameters if p.grad is not None), torch.tensor(0.0)))
+    assert float(left) == pytest.approx(0.01, rel=1e-3)
+
+
 # ---- schedules
+
+
+def test_cosine_is_warmed_up_and_falls_to_zero():
+    o = Options(steps=100, lr=1e-3, warmup=10)
+    assert o.schedule == "cosine"
+    assert learning_rate(o, 4, 0.0) == pytest.approx(0.5e-3)
+    assert [learning_rate(o, 99, p) for p in (0, 0.25, 0.5, 1)] == pytest.approx([1e-3, 0.85355339e-3, 0.5e-3, 0])
 
 
 def test_constant_rate_is_warmed_up_and_falls_to_zero_at_the_end():

@@ -40,6 +40,11 @@ def missing(name: str) -> str | None:
     return None
 
 
+def is_defined(name: str, height: int, width: int) -> bool:
+    """Whether images of this size have the metric at all."""
+    return not name.startswith("ms_ssim") or min(height, width) >= MS_SSIM_SMALLEST
+
+
 def measure(original: np.ndarray, decoded: np.ndarray, names: Collection[str]) -> dict[str, float | None]:
     """The metrics `names` of METRICS for two images, uint8 (H, W, 3), rounded. Raises ValueError for other arrays."""
     for image in (original, decoded):

@@ -224,7 +224,8 @@ def plan(settings: Settings, images: list[ImageEntry], rows: list[Row], wanted: 
         for coder in settings.coders:
             for quality in () if coder.missing else coder.qualities:
                 row = have.get((image["name"], coder.name, quality))
-                if row is not None and not store.lacking_metrics(row, wanted):
+                defined = [name for name in wanted if metrics.is_defined(name, image["height"], image["width"])]
+                if row is not None and not store.lacking_metrics(row, defined):
                     continue
                 kept = store.stream_path(settings.out, coder.name, quality, image["name"], coder.suffix)
                 if row is not None and not kept.is_file():
