@@ -56,16 +56,18 @@ def encode(
     model: name or file of a model, the default one if None; or a checkpoint of `lcodec train` or CompressAI, which is
     finalized at its first use and kept in the cache folder. quality: 1 (small) to 8 (good), fractions too; if None
     4, or the nearest that the model has. target_size (bytes, or "200kB"), target_bpp, target_psnr (dB): the quality
-    is searched that meets it, see `lcodec.search.target`. device: "auto", "cpu", "cuda" or "mps". threads: CPU threads,
-    all if None. max_pixels: refuse larger image files; None for the limit of the command line, 179 megapixels.
+    is searched that meets it, see `lcodec.search.target`. effort: 0 to 9, how long latents are searched that cost this
+    very image fewer bits, seconds to a minute; see `lcodec.search.refine`. device: "auto", "cpu", "cuda" or "mps".
+    threads: CPU threads, all if None. max_pixels: refuse larger image files; None for the limit of the command line,
+    179 megapixels.
     What is lost of the image (frames after the first, CMYK, damaged metadata) is told by warnings of Python.
-    Raises InputError, ModelError, DeviceError, UsageError.
+    Raises InputError, ModelError, DeviceError, UsageError; OutputError if a checkpoint cannot be kept; MemoryError.
     """
     import numpy as np
     import PIL.Image
 
     from lcodec import weights
-    from lcodec.image import Image, Picture, from_array, from_pillow, read_image, usual_limit
+    from lcodec.image import Image, Picture, from_array, from_pillow, limit_hint, read_image
     from lcodec.search.target import make_target
 
     picture: Picture
@@ -76,8 +78,8 @@ def encode(
     elif isinstance(image, PIL.Image.Image):
         picture = from_pillow(image, orient=orient)
     elif isinstance(image, str | os.PathLike) or hasattr(image, "read"):
-        limit = usual_limit() if max_pixels is None else max_pixels
-        picture = read_image(image, limit_pixels=limit, orient=orient)
+        with limit_hint("max_pixels=N allows more"):
+            picture = read_image(image, limit_pixels=max_pixels, orient=orient)
     else:
         hint = "a path, a Pillow image or an array, say PIL.Image.open(io.BytesIO(data))"
         raise InputError(f"{type(image).__name__} is no image", hint)
@@ -113,7 +115,7 @@ def decode(
     warning of Python. region: (x, y, width, height) in pixels: this part only, in the time that it takes.
     allow_partial: damaged parts are filled, with a warning, instead of an error.
 
-    Raises StreamError, ModelError, DeviceError, UsageError; InputError for a file that cannot be read.
+    Raises StreamError, ModelError, DeviceError, UsageError; InputError for a file that cannot be read; MemoryError.
     """
     from lcodec.image import to_pillow
 
@@ -201,9 +203,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _codec(path: Path, device: str, threads: int | None) -> Codec:
+    from lcodec import weights
     from lcodec.codec import Codec
 
-    key = str(path), path.stat().st_mtime_ns, device, threads
+    key = str(path), weights.changed_ns(path), device, threads
     with _codecs_lock:
         if key not in _codecs:
             _codecs[key] = Codec(path, device, threads)

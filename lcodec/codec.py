@@ -215,9 +215,10 @@ class Codec:
             plain = self._encode_latents(here, Bands(iter([latents])))
             if not effort:
                 return plain
-            from lcodec.transforms.torch_backend import torch_threads  # torch may not have been needed so far
+            # torch may not have been needed so far
+            from lcodec.transforms.torch_backend import memory_errors, torch_threads
 
-            with torch_threads(self.threads):
+            with torch_threads(self.threads), memory_errors():
                 return self._refine(here, plain, shown, seen, latents, effort)
 
         if not isinstance(goal, Target):
@@ -277,7 +278,7 @@ class Codec:
             return y, hyper_analyse_block(self.transforms, bands, gain, place, rows, columns)
 
         blocks = list(numbered_slices(header))
-        at = self._proxy.at(quality)
+        at = self._proxy.at(quality, table_set(self.file.table_qualities, header.quality))
         lmbda = search_lmbda(self.file, quality)
         for block in sorted(blocks, key=lambda b: abs(2 * b.number - len(blocks))) if lmbda is None else ():
             lmbda = own_lmbda(at, shown, block, *analysed(block))

@@ -247,7 +247,7 @@ def digest(data: bytes, *, threads: int = 1, limits: Limits | None = None) -> st
     limits.check_ratio(header, len(data))
     box = container.unpack(data, metadata_limit=limits.metadata_bytes)
     path = weights.find(box.header.model_id.hex())
-    model, entropy = _integer_model(path, path.stat().st_mtime_ns)
+    model, entropy = _integer_model(path, weights.changed_ns(path))
     check_model(box.header, model)
     latents = LatentsDigest()
     for band in LatentBands(box, model, entropy, threads, limits=limits):

@@ -11,7 +11,7 @@ import numpy as np
 from lcodec import container
 from lcodec.decoder import LatentBands, LatentsDigest, check_model, known_quality, slices_within
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.errors import Corrupt, StreamError
+from lcodec.errors import Corrupt, LimitExceeded, StreamError, UnsupportedVersion
 from lcodec.header import PIXELS_PER_LATENT, Buffer
 from lcodec.image import BandedPicture, Picture, alpha_rows
 from lcodec.limits import NO_LIMITS, Limits
@@ -56,10 +56,10 @@ class Decoding:
         self._limits = limits
         self._rows, self._columns = header.latent_height, header.latent_width
         self._whole = region is None
-        self._box = _latents_of(self.region) if region else Box(0, self._rows, 0, self._columns)
+        self._box = Box(0, self._rows, 0, self._columns) if self._whole else _latents_of(self.region)
         needed = halo_box(transforms, self._box, self._rows, self._columns)
         rows, columns = (needed.top, needed.bottom), (needed.left, needed.right)
-        wanted = {s.number for s in slices_within(header, rows, columns)} if region else None
+        wanted = {s.number for s in slices_within(header, rows, columns)} if region is not None else None
         box = container.unpack(data, tolerant=allow_partial, metadata_limit=limits.metadata_bytes, wanted=wanted)
         check_model(header, model)
         self.icc, self.exif, self.xmp, self.warnings = box.icc, box.exif, box.xmp, box.warnings
@@ -147,7 +147,7 @@ class Decoding:
                 elif not self._whole:
                     return
         except StreamError as error:
-            if not self._allow_partial:
+            if not self._allow_partial or isinstance(error, LimitExceeded | UnsupportedVersion):
                 raise
             self.alpha_lost = True
             self.warnings.append(f"alpha ends early: {error}")

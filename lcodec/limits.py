@@ -29,14 +29,14 @@ class Limits:
     """None: no limit. See the module for what each one counts.
 
     pixels: by default where Pillow, too, calls an image a decompression bomb. ratio: five times what an image of one
-    colour reaches.
+    colour and 16 bits reaches with the shipped models.
     """
 
     pixels: int | None = 2 * 89478485
     memory: int | None = 8 << 30
     seconds: float | None = 3600
     metadata: int | None = METADATA_LIMIT_BYTES
-    ratio: float | None = 20_000
+    ratio: float | None = 60_000
 
     @classmethod
     def from_environment(cls) -> Limits:
@@ -105,13 +105,16 @@ def parse_size(text: str) -> int:
 def _value(name: str, text: str) -> float | None:
     if text.lower() == "none":
         return None
+    counted = name not in ("seconds", "ratio")
     try:
         number = float(text)
     except ValueError:
+        if not counted:  # 5m would be five million seconds
+            raise UsageError(f"{text!r} is no limit of {name}", "a number without a unit, or none") from None
         number = float(parse_size(text))
-    if not 0 < number < 1 << 62:
+    if not (1 if counted else 0) <= number < 1 << 62 or not number:
         raise UsageError(f"a limit of {text} {name} cannot be")
-    return number if name in ("seconds", "ratio") else int(number)
+    return int(number) if counted else number
 
 
 def _exceeded(name: str, what: str, limit: str, needed: int | None, allowed: float) -> LimitExceeded:

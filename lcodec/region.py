@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 from lcodec.container import Header
@@ -31,10 +32,13 @@ def parse_region(text: str) -> Region:
 
 
 def check_region(header: Header, region: tuple[int, int, int, int] | None) -> Region:
-    """The region, or the whole picture for None. Raises UsageError if it is empty or not inside the picture."""
+    """The region, or the whole picture for None. Raises UsageError for what is empty, not inside, or no region."""
     if region is None:
         return Region(0, 0, header.width, header.height)
-    wanted = Region(*region)
+    try:
+        wanted = Region(*(operator.index(number) for number in region))  # those of numpy would overflow
+    except TypeError:
+        raise UsageError(f"{region!r} is no region", "four integers: x, y, width, height in pixels") from None
     size = f"an image of {header.width}x{header.height} pixels"
     if wanted.width < 1 or wanted.height < 1:
         raise UsageError(f"region {wanted} is empty", f"X,Y,W,H: width and height of at least 1, inside {size}")

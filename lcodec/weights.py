@@ -404,6 +404,22 @@ def _not_a_model(path: Path) -> ModelError:
     )
 
 
+def changed_ns(path: Path) -> int:
+    """When a model file was last written, in nanoseconds. Raises ModelError."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as e:
+        raise ModelError(f"cannot read {path}: {(e.strerror or str(e)).lower()}") from e
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load(path)
+    except ModelError:
+        return False
+    return True
+
+
 # ---- where models are
 
 
@@ -462,7 +478,10 @@ def readable_models(first: Path | None = None) -> Iterator[ModelInfo]:
 
 
 def find(wanted: str | os.PathLike[str]) -> Path:
-    """The file of a model, given its path, its name, or the hex of its id (16 digits or more, as in streams)."""
+    """The file of a model, given its path, its name, or the hex of its id (16 digits or more, as in streams).
+
+    Of several with an id the first that is not damaged. Raises ModelError.
+    """
     text = os.fspath(wanted)
     if os.sep in text or text.endswith(SUFFIX):
         if os.path.isfile(text):
@@ -471,9 +490,12 @@ def find(wanted: str | os.PathLike[str]) -> Path:
     # All of them: an id must be found even where another model of the same name comes first.
     models = list(readable_models())
     is_id = len(text) >= 2 * ID_BYTES and set(text.lower()) <= set("0123456789abcdef")
-    for model in models:
-        if model.name == text or (is_id and model.id.startswith(text.lower())):
-            return model.path
+    same = [model.path for model in models if is_id and model.id.startswith(text.lower())]
+    named = [model.path for model in models if model.name == text]
+    if len(same) > 1:
+        return next(filter(_is_whole, same), same[0])
+    if same or named:
+        return (same or named)[0]
     if os.path.isfile(text):
         return Path(text)
     places = ", ".join(str(p) for p in search_path())

@@ -231,6 +231,20 @@ def test_latents_that_are_too_many_to_keep_are_decoded_again(models, photo, monk
     assert np.array_equal(result.reconstruction(), kept.reconstruction())
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.cuda.OutOfMemoryError("CUDA")]
+)
+def test_want_of_memory_in_torch_is_a_memory_error(models, photo, monkeypatch, error):
+    codec = Codec(models["mbt2018-mean"], "cpu", 1)
+
+    def fail(x: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(codec.transforms, "_g_a", fail)
+    with pytest.raises(MemoryError):
+        codec.encode(photo[:64, :64], 4.0)
+
+
 def test_latents_become_fixed_point_and_what_none_is_an_error():
     values = np.array([0.5, -1.25, 3e-6, 8e-6, 1e9, -1e9], np.float32)
     assert to_fixed(values).tolist() == [1 << 15, -5 << 14, 0, 1, 1 << 30, -1 << 30]

@@ -221,6 +221,28 @@ def test_lambda_of_training_is_taken_from_the_card(codec):
     assert known_lmbda(trained, 3.0) == 0.05
 
 
+@pytest.mark.parametrize("options", [{"lmbda": "abc"}, {"lmbda": [1]}, {"lmbda": -1}, {"metric": "lpips"}])
+def test_card_that_makes_no_sense_costs_its_lambda_alone(codec, options, photo, tmp_path):
+    assert known_lmbda(replace(codec.file, card={"options": options}), 3.0) is None
+    weights.save(replace(codec.file, card={"options": options}), tmp_path / "odd.safetensors")
+    odd = Codec(tmp_path / "odd.safetensors", "cpu", 1)
+    assert odd.decode(odd.encode(photo[:64, :64], 3.0, effort=1).data).digest
+
+
+def test_tables_are_those_of_the_quality_in_the_file(photo, tmp_path):
+    """The quality that the model has and the one that the header rounds it to may be nearest to different sets."""
+    network = random_network("mbt2018-mean", qualities=(1.0035, 8.0))
+    model = finalize_network(network, {}, [photo[:128, :128]]).model
+    sets = list(model.table_qualities)
+    sets[1] = 1.0037  # nearer to 1.0035 than to 1, which is in the header
+    sets[0] = 0.999
+    weights.save(replace(model, entropy={**model.entropy, "table_qualities": sets}), tmp_path / "near.safetensors")
+    codec = Codec(tmp_path / "near.safetensors", "cpu", 1)
+    for effort in (0, 2):
+        result = codec.encode(photo[:64, :128], 1.0035, effort=effort)
+        assert codec.decode(result.data).digest == result.y_hat_digest
+
+
 @pytest.fixture(scope="module")
 def for_ms_ssim(tmp_path_factory, photo) -> Path:
     """The parts of mbt2018-mean at the start of training, and a card that says that it was for MS-SSIM."""

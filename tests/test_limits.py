@@ -172,7 +172,7 @@ def test_memory_of_enormous_slices_is_refused_by_default(codec):
 
 
 def test_usual_limits_are_those_that_the_readme_tells():
-    assert Limits() == Limits(pixels=178_956_970, memory=8 << 30, seconds=3600, metadata=64 << 20, ratio=20_000)
+    assert Limits() == Limits(pixels=178_956_970, memory=8 << 30, seconds=3600, metadata=64 << 20, ratio=60_000)
 
 
 @pytest.mark.parametrize(("gray", "deep", "size"), [(0, 0, 3), (1, 0, 1), (0, 1, 6), (1, 1, 2)])
@@ -193,7 +193,10 @@ def test_environment_and_settings_are_read(monkeypatch):
 
 @pytest.mark.parametrize(
     "setting",
-    ["pixels", "colour=5", "pixels=", "pixels=many", "pixels=-1", "ratio=0", "memory=nan", f"memory={'9' * 400}kB"],
+    [
+        "pixels", "colour=5", "pixels=", "pixels=many", "pixels=-1", "pixels=0.5", "ratio=0", "seconds=5m",
+        "memory=nan", f"memory={'9' * 400}kB",
+    ],  # fmt: skip
 )
 def test_setting_that_cannot_be_read_is_a_usage_error(setting, monkeypatch, data, tmp_path):
     with pytest.raises(UsageError):

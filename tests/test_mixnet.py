@@ -163,6 +163,15 @@ def test_a_net_of_unfit_parts_is_rejected() -> None:
         MixNet(good._replace(N=24))
 
 
+@pytest.mark.parametrize("name", "g_a.1 g_a.5 g_a.2.enter g_a.3.depthwise h_a.0 h_a.4 g_s.0 g_s.4".split())
+def test_kernels_of_another_size_are_rejected(name: str) -> None:
+    """Taps would be left out without a word."""
+    larger = tensors(network(24, 40))
+    larger[f"{name}.weight"] = np.pad(larger[f"{name}.weight"], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    with pytest.raises(ValueError, match="shape"):
+        pack.pack(larger)
+
+
 def bits(values: torch.Tensor) -> np.ndarray:
     return values.view(torch.int16).numpy().view(np.uint16)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import PIL.Image
 import pytest
 from click.testing import CliRunner
 
-from lcodec import container
+from lcodec import container, decoding
 from lcodec.cli import cli
 from lcodec.codec import Codec
-from lcodec.errors import Corrupt, StreamError
+from lcodec.errors import Corrupt, LimitExceeded, StreamError
 from lcodec.image import Picture
+from lcodec.limits import Limits
 from lcodec.region import slice_region
 
 SLICE_LOG2 = 4
@@ -162,6 +164,21 @@ def test_region_and_partial_decoding_keep_gray_depth_and_alpha(models, photo):
     result = codec.decode(bytes(bad), allow_partial=True)
     assert result.alpha_lost and result.lost == [] and result.picture.alpha is None
     assert np.array_equal(result.pixels, whole.pixels)
+
+
+def test_limit_is_no_damage(models, photo, monkeypatch):
+    codec = Codec(models["mbt2018-mean"], "cpu", 1)
+    data = codec.encode(Picture(photo[:100, :80], np.full((100, 80), 9, np.uint8)), 4.0).data
+    every = decoding.alpha_rows
+
+    def slow(*arguments):
+        for row in every(*arguments):
+            time.sleep(0.02)
+            yield row
+
+    monkeypatch.setattr(decoding, "alpha_rows", slow)
+    with pytest.raises(LimitExceeded, match="alpha"):
+        codec.decode(data, region=(0, 90, 10, 10), allow_partial=True, limits=Limits(seconds=0.5))
 
 
 def test_alpha_that_its_checksum_does_not_betray_is_opaque_from_there_on(models, photo):

@@ -67,6 +67,16 @@ def test_region_outside_the_picture_is_named(coded, region):
     assert "X,Y,W,H" in (caught.value.hint or "")
 
 
+def test_region_may_be_of_any_integers(coded):
+    codec, data, _ = coded
+    expected = codec.decode(data, region=(3, 5, 60, 50)).pixels
+    for region in (np.array([3, 5, 60, 50], np.uint8), [np.int64(3), 5, 60, 50]):
+        assert np.array_equal(codec.decode(data, region=region).pixels, expected)
+    for nothing in ((3, 5, 60.0, 50), (3, 5, 60), "3,5,60,50", 3):
+        with pytest.raises(UsageError, match="is no region"):
+            codec.decode(data, region=nothing)
+
+
 def test_limit_of_pixels_is_that_of_the_region(coded):
     codec, data, _ = coded
     assert codec.decode(data, region=(0, 0, 20, 10), limits=Limits(pixels=200)).pixels.shape == (10, 20, 3)

@@ -88,6 +88,21 @@ def test_models_are_found_by_name_path_and_id(models, model_file):
         weights.find("nonesuch")
 
 
+def test_model_of_an_id_is_found_beside_damaged_ones_and_such_as_are_only_called_so(model_file, tmp_path, monkeypatch):
+    model = weights.load(model_file)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.setenv(weights.ENVIRONMENT, os.pathsep.join((str(first), str(second))))
+    (first / "cut.safetensors").write_bytes(model_file.read_bytes()[:-100])
+    assert weights.find(model.id) == first / "cut.safetensors"  # the only one
+    weights.save(model, second / "whole.safetensors")
+    assert weights.find(model.id) == second / "whole.safetensors"
+    other = replace(model, config={**model.config, "qualities": [1.0, 7.0]})
+    weights.save(other, first / f"{model.id[:16]}.safetensors")
+    assert weights.find(model.id[:16]) == second / "whole.safetensors"
+
+
 def test_list_leaves_damaged_files_out(models, tmp_path, monkeypatch):
     monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)

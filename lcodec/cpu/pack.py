@@ -96,16 +96,25 @@ def _patch_order() -> NDArray[np.int64]:
 
 
 def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
-    """The tensors g_a.*, h_a.*, g_s.* of a network of the transform "shuffle" (lcodec/nets), float32."""
+    """The tensors g_a.*, h_a.*, g_s.* of a network of the transform "shuffle" (lcodec/nets), float32.
+
+    Raises KeyError, IndexError, ValueError or TypeError for tensors of another network.
+    """
 
     def bias(name: str) -> NDArray[np.float32]:
         return tensors[f"{name}.bias"]
 
+    def kernels(name: str, size: int) -> NDArray[np.float32]:
+        weight = tensors[name]
+        if weight.shape[2:] != (size, size):
+            raise ValueError(f"{name} has the shape {weight.shape}, not (…, …, {size}, {size})")
+        return weight
+
     def dense(name: str, n_in: int | None = None, n_out: int | None = None) -> PackedLayer:
-        return pack_layer([Segment([tensors[f"{name}.weight"][:, :, 0, 0].T])], bias(name), n_out, n_in)
+        return pack_layer([Segment([kernels(f"{name}.weight", 1)[:, :, 0, 0].T])], bias(name), n_out, n_in)
 
     def block(name: str) -> PackedBlock:
-        depthwise = tensors[f"{name}.depthwise.weight"]
+        depthwise = kernels(f"{name}.depthwise.weight", 3)
         n = padded(len(depthwise))
         return PackedBlock(
             dense(f"{name}.enter"),
@@ -117,19 +126,19 @@ def pack(tensors: Mapping[str, NDArray[np.float32]]) -> PackedNet:
         )
 
     def strided(name: str, exact: bool = False) -> PackedLayer:
-        w = tensors[f"{name}.weight"]  # (out, in, 3, 3)
+        w = kernels(f"{name}.weight", 3)  # (out, in, 3, 3)
         rows = [Segment([w[:, :, ky, kx].T for kx in range(3)]) for ky in range(3)]
         return pack_layer(_exact(rows) if exact else rows, bias(name))
 
     def transposed(name: str, phase: int) -> PackedLayer:
         # out[2 i - 1 + k] += in[i] * w[k]: even outputs see tap 1 of i, odd ones tap 2 of i and tap 0 of i + 1
-        w = tensors[f"{name}.weight"]  # (in, out, 3, 3)
+        w = kernels(f"{name}.weight", 3)  # (in, out, 3, 3)
         rows, columns = ([1], [2, 0])[phase // 2], ([1], [2, 0])[phase % 2]
         return pack_layer(_exact([Segment([w[:, :, ky, kx] for kx in columns]) for ky in rows]), bias(name))
 
     order = _patch_order()
-    first = Segment([tensors["g_a.1.weight"][:, order, 0, 0].T])
-    last = Segment([tensors["g_s.4.weight"][order, :, 0, 0].T])
+    first = Segment([kernels("g_a.1.weight", 1)[:, order, 0, 0].T])
+    last = Segment([kernels("g_s.4.weight", 1)[order, :, 0, 0].T])
     return PackedNet(
         widths=(len(tensors["g_a.1.bias"]), len(tensors["g_a.5.bias"])),
         N=padded(len(tensors["g_a.1.bias"])),

@@ -29,9 +29,10 @@ def finalize_cached(
     not tell was trained for, "mse" if None. A file that is there is never replaced, unless it is damaged: streams may
     have been made with it. Raises ModelError, OutputError, UsageError for another metric than the checkpoint's.
     """
-    plain = cached_path(checkpoint)
-    if metric is not None and _whole(plain) and weights.metric_of(weights.info(plain).card) == metric:
-        return plain  # it tells by itself, or was taken for that
+    if metric is not None:
+        plain = cached_path(checkpoint)
+        if _whole(plain) and weights.metric_of(weights.info(plain).card) == metric:
+            return plain  # it tells by itself, or was taken for that
     path = cached_path(checkpoint, metric)
     if _whole(path):
         return path

@@ -51,8 +51,9 @@ class Proxy:
             self.exact_g_s = copy.deepcopy(self.network.g_s)
             _store_as_bfloat16(self.network)
 
-    def at(self, quality: float) -> ProxyAt:
-        return ProxyAt(self, quality)
+    def at(self, quality: float, tables: int | None = None) -> ProxyAt:
+        """tables: the set that the file is coded with, by the quality in its header; None for that of `quality`."""
+        return ProxyAt(self, quality, table_set(self.file.table_qualities, quality) if tables is None else tables)
 
 
 class Density(NamedTuple):
@@ -65,12 +66,12 @@ class Density(NamedTuple):
 class ProxyAt:
     """A proxy at one quality. Tensors are float32 with a batch of one; y is scaled by the gain."""
 
-    def __init__(self, proxy: Proxy, quality: float) -> None:
+    def __init__(self, proxy: Proxy, quality: float, tables: int) -> None:
         network, entropy = proxy.network, proxy.entropy
         self.proxy = proxy
         self.inverse_gain = network.inverse_gain(quality)[:, :, None, None]
         self.value_scale = network.prior_scale(quality)
-        self.tables = table_set(proxy.file.table_qualities, quality)
+        self.tables = tables
         fraction_bits = entropy.fz if network.config.arch.has_hyperprior else entropy.fy
         medians = torch.from_numpy(entropy.medians[self.tables]).to(proxy.device).float() * 2.0**-fraction_bits
         self.medians = medians[None, :, None, None]
@@ -153,7 +154,7 @@ class Distortion:
     @property
     def defined(self) -> bool:
         """Whether there is such an error; not where pixels are too few for MS-SSIM."""
-        return self.proxy.proxy.file.metric == "mse" or min(self.x.shape[2:]) >= MIN_MS_SSIM_PX
+        return self.proxy.proxy.file.metric != "ms-ssim" or min(self.x.shape[2:]) >= MIN_MS_SSIM_PX
 
     def picture_of(self, y_hat: Tensor) -> Tensor:
         """x_hat where pixels count, as the decoder gives it but for the rounding to whole samples."""
@@ -222,7 +223,8 @@ def counted_pixels(block: Slice, rows: int, columns: int, height: int, width: in
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether convolutions in bfloat16 are faster than in float32 there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        # Older ones, for which torch says that they support it, take float32 and round.
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     found = torch.cpu.get_capabilities()

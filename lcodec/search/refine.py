@@ -13,6 +13,7 @@ side below MIN_MS_SSIM_PX stay as they are in a model for MS-SSIM.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from lcodec.decoder import Slice
 from lcodec.entropy._intnet import LATENT_BITS
-from lcodec.nets.config import DOWNSAMPLING_Y, table_lambda
+from lcodec.nets.config import DOWNSAMPLING_Y, LAMBDAS, table_lambda
 from lcodec.nets.similarity import MIN_MS_SSIM_PX, ms_ssim
 from lcodec.transforms.tiling import Box
 from lcodec.weights import ModelFile
@@ -44,7 +45,8 @@ class Refinement:
     at: the model at the quality. picture: what the decoder shall show, uint8 or uint16, (H, W, 3) or (H, W, 1). y_hat:
     what the picture codes to without search, int32 (H/16, W/16, M) with the model's fraction bits. lmbda: of the
     quality. effort: 1 to 9. seen: bool (H, W), where squared errors count, everywhere if None; MS-SSIM looks
-    everywhere. The same on every run with the same device, versions and number of threads.
+    everywhere. On a CPU the same on every run with the same versions and number of threads; a GPU does not always sum
+    gradients in one order.
     """
 
     def __init__(
@@ -157,9 +159,13 @@ def search_lmbda(file: ModelFile, quality: float) -> float | None:
 
 def known_lmbda(file: ModelFile, quality: float) -> float | None:
     """What a model was trained with at a quality; None for one of another program, which does not say."""
+    if file.metric not in LAMBDAS:
+        return None
     options = file.card.get("options")
     if isinstance(options, Mapping):
-        return float(options.get("lmbda") or table_lambda(quality, file.metric))
+        lmbda = options.get("lmbda") or table_lambda(quality, file.metric)
+        # A card is for people: nobody has checked what stands there.
+        return float(lmbda) if isinstance(lmbda, int | float) and 0 < lmbda < math.inf else None
     return table_lambda(quality, file.metric) if len(file.qualities) > 1 else None
 
 
@@ -198,8 +204,8 @@ def own_lmbda(at: ProxyAt, picture: np.ndarray, block: Slice, y: np.ndarray, z: 
 
 def _fixed(v: Tensor) -> np.ndarray:
     """(1, C, h, w) -> int32 (h, w, C) with LATENT_BITS fraction bits."""
-    scaled = v[0].permute(1, 2, 0).double().mul(2.0**LATENT_BITS).round()
-    return np.ascontiguousarray(scaled.clamp(-(2.0**30), 2.0**30).to(torch.int32).cpu().numpy())
+    scaled = v[0].permute(1, 2, 0).cpu().double().mul(2.0**LATENT_BITS).round()  # not all devices know float64
+    return np.ascontiguousarray(scaled.clamp(-(2.0**30), 2.0**30).to(torch.int32).numpy())
 
 
 def to_torch(v: np.ndarray, device: torch.device) -> Tensor:

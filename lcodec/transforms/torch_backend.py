@@ -56,19 +56,30 @@ def torch_threads(threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Want of memory in torch's operators, on whatever device, becomes MemoryError as everywhere else."""
+    try:
+        yield
+    except RuntimeError as error:  # that of CUDA is one
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(str(error).partition("\n")[0]) from error
+        raise
+
+
 def _on_own_threads(method: F) -> F:
     """A method of `TorchTransforms` that computes."""
 
     @wraps(method)
     def wrapped(self: TorchTransforms, *args: Any, **kwargs: Any) -> Any:
-        with torch_threads(self._threads), torch.inference_mode():
+        with torch_threads(self._threads), torch.inference_mode(), memory_errors():
             return method(self, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
 
 
 class TorchTransforms(Transforms):
-    """See `Transforms`. float32 throughout."""
+    """See `Transforms`. float32 throughout; GPUs may multiply it in TF32, as torch lets cuDNN do for convolutions."""
 
     def __init__(self, network: Network, device: str, threads: int) -> None:
         super().__init__(network.config, *(rows.detach().cpu().numpy() for rows in _gains(network)))

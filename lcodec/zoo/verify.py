@@ -65,7 +65,10 @@ def layer_names(model: weights.ModelFile) -> list[str]:
 
 
 def layer_bound(model: weights.ModelFile, name: str) -> int:
-    """The largest |bias| + 32767 * sum |weight| over the output channels of an integer layer."""
+    """The largest |bias| + 32767 * sum |weight| over the output channels of an integer layer, of all taps.
+
+    A little more than FORMAT.md asks for, which counts those alone that enter one sum.
+    """
     part, index = name.rsplit(".", 1)
     weight = np.asarray(model.tensors[f"int.{name}.weight"], np.int64)
     if model.entropy["layers"][part][int(index)]["kind"] == "deconv":
@@ -75,7 +78,7 @@ def layer_bound(model: weights.ModelFile, name: str) -> int:
 
 
 def _check_described_bounds(model: weights.ModelFile) -> None:
-    """The description tells each bound, for people; it must not tell less than the truth."""
+    """The description tells each bound, for people, as `layer_bound` counts it."""
     for name in layer_names(model):
         part, index = name.rsplit(".", 1)
         told, found = model.entropy["layers"][part][int(index)].get("bound"), layer_bound(model, name)
