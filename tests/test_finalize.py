@@ -149,6 +149,25 @@ def test_id_depends_neither_on_threads_nor_on_the_processors_instructions(photo)
     assert result.stdout.split() == here
 
 
+@pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", "lc-s"])
+def test_what_is_coded_lies_where_training_rounded_to(name, photo):
+    """Whole steps beside the medians that the network was trained with, near those of the density."""
+    network = random_network(name, 8, 8)
+    with torch.no_grad():
+        for biases in network.entropy_bottleneck.biases:
+            biases += torch.randn(biases.shape, generator=torch.Generator().manual_seed(3))
+        network.entropy_bottleneck.quantiles[:, 0, 1] = 0.25
+    prior, bits = ("y", "fy") if name == "bmshj2018-factorized" else ("z", "fz")
+    model = finalize_network(network, {}, [photo[:128, :128]]).model
+    medians = model.tensors[f"tables.{prior}.medians"] * 2.0 ** -model.entropy[bits]
+    assert np.array_equal(medians % 1, np.full_like(medians, 0.25)) and len(np.unique(medians)) > 2
+    for number, quality in enumerate(model.table_qualities):
+        step = network.prior_scale(quality)[0]
+        at = torch.from_numpy(medians[number].astype(np.float32)) * step
+        below, above = (network.entropy_bottleneck.logits(v[:, None, None]) for v in (at - step, at + step))
+        assert bool((below < 0).all() and (above > 0).all())
+
+
 def test_sets_of_tables_are_finer_where_nothing_else_knows_the_scale():
     for name in ARCHITECTURES:
         sets = table_qualities(NetConfig(name, 8, 8, (1.0, 2.0, 8.0)))

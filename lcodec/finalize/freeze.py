@@ -47,7 +47,8 @@ def prior_medians_and_tables(
 ) -> tuple[np.ndarray, list[TableArrays]]:
     """Medians int32 (S, C) with `fraction_bits`, and the tables of each set.
 
-    A checkpoint that has its tables keeps them and its medians. Another one gets its quantiles by bisection.
+    A checkpoint that has its tables keeps them and its medians. Another one gets its quantiles by bisection. What is
+    coded lies whole steps beside the medians that the network was trained with: h_s and the context have seen no others.
     """
     own = density(network)
     stored = stored_tables(state, "entropy_bottleneck")
@@ -57,10 +58,12 @@ def prior_medians_and_tables(
         tables = TableArrays(cdfs, stored["_cdf_length"].numpy(), stored["_offset"].numpy())
         return np.rint(medians * 2.0**fraction_bits).astype(np.int32), [tables]
     quantiles = solve_quantiles(own, CODING_TAIL_MASS)
+    trained = network.entropy_bottleneck.medians.cpu().double().numpy()
     all_medians, all_tables = [], []
     for quality in table_qualities(network.config):
         value_scale = _prior_scale(network, quality)
-        medians = np.rint(quantiles[:, 1] / value_scale * 2.0**fraction_bits).astype(np.int32)
+        nearest = trained + np.rint(quantiles[:, 1] / value_scale - trained)
+        medians = np.rint(nearest * 2.0**fraction_bits).astype(np.int32)
         values = (medians * 2.0**-fraction_bits).astype(np.float32)
         all_medians.append(medians)
         all_tables.append(factorized_tables(own, quantiles, values, value_scale))
