@@ -85,6 +85,14 @@ def test_train_goes_on_only_when_told_so(work):
     assert json.loads(resumed.stdout.splitlines()[-1])["step"] == 2
 
 
+def test_one_command_line_begins_and_goes_on(work):
+    """As a scheduler that starts it again needs it."""
+    for steps in ("1", "2"):
+        result = run(*TRAIN, "--steps", steps, "--resume", "auto", "--rate-balance", "0.2", "--json")
+        assert json.loads(result.stdout.splitlines()[-1])["step"] == int(steps), result.output
+    assert checkpoint.load(Path("run/checkpoint.pt"))["options"]["rate_balance"] == 0.2
+
+
 @pytest.mark.parametrize(
     "changed, code, message",
     [

@@ -17,7 +17,7 @@ from lcodec.nets import ARCHITECTURES, NetConfig, Network
 from lcodec.nets.config import table_lambda
 from lcodec.nets.layers import AttentionBlock
 from lcodec.train import initialize
-from lcodec.train.data import Photographs
+from lcodec.train.data import Photographs, to_unit
 from lcodec.train.initialize import GATE, linear_start, transfer
 from lcodec.train.loop import Options, Trainer
 from lcodec.train.loss import psnr
@@ -114,6 +114,25 @@ def test_run_of_another_lambda_begins_with_its_steps(photo, tmp_path):
             other = trainer(f"other{quality}{init.suffix}", (0.0,), 0.04, init)
             finer = other.network.log_gain - first.network.log_gain
             assert torch.allclose(finer, torch.full((1, 16), 0.5 * math.log(10)), atol=2e-3)
+
+
+@pytest.mark.parametrize("M", [8, 12])
+def test_scales_of_a_scale_hyperprior_do_not_become_means(M):
+    source, network = Network(NetConfig("bmshj2018-hyperprior", 8, 8)), Network(NetConfig("mbt2018-mean", 8, M))
+    before = network.h_s[-1].bias.detach().clone()
+    transfer(network, source.state_dict())
+    after, scales = network.h_s[-1].bias.detach(), source.h_s[-2].bias.detach()
+    assert torch.equal(after[:8], scales) and torch.equal(after[8:], before[8:])
+    weight, old = network.h_s[-1].weight.detach(), source.h_s[-2].weight.detach()
+    assert torch.equal(weight[:8, :8], old) and not bool(weight[:8, 8:].any())
+
+
+def test_density_of_y_is_none_of_z():
+    plain, hyper = (Network(NetConfig(n, 8, 8)) for n in ("bmshj2018-factorized", "bmshj2018-hyperprior"))
+    for source, network in ((plain, hyper), (hyper, plain)):
+        taken = transfer(network, source.state_dict())
+        assert "g_a.0.weight" in taken and "log_gain" in taken
+        assert not any(name.startswith(("entropy_bottleneck.", "prior_log_scale")) for name in taken)
 
 
 def test_biases_stay_where_their_weights_do_not_fit():
@@ -257,7 +276,7 @@ def test_train_init_of_an_anchor_starts_attention_where_it_stood(tmp_path, photo
     anchor = trainer("cheng2020-anchor", None)
     anchor.save()
     attention = trainer("cheng2020-attn", anchor.path)
-    x = data.crops(np.random.default_rng(0), 2, 64)
+    x = to_unit(data.crops(np.random.default_rng(0), 2, 64))
     opened, _ = checkpoint.open_network(anchor.path)
     with torch.no_grad():
         assert torch.allclose(attention.network.eval()(x, 8.0).x_hat, opened(x, 8.0).x_hat, atol=2e-3)

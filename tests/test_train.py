@@ -19,7 +19,7 @@ from lcodec.errors import InputError, LcodecError, ModelError, OutputError, Usag
 from lcodec.image.pack import image_sources
 from lcodec.nets.config import table_lambda
 from lcodec.train import loop
-from lcodec.train.data import Photographs
+from lcodec.train.data import Photographs, to_unit
 from lcodec.train.initialize import linear_start
 from lcodec.train.loop import Options, Trainer
 
@@ -62,10 +62,20 @@ def test_unreadable_images_are_named_counted_and_skipped(folder, tmp_path):
 
 def test_crops_are_parts_of_the_images(data):
     crops = data.crops(np.random.default_rng(0), 20, 64)
-    assert crops.shape == (20, 3, 64, 64) and 0 <= float(crops.min()) and float(crops.max()) <= 1
+    assert crops.shape == (20, 3, 64, 64) and crops.dtype == torch.uint8
     colours = {tuple(c) for i in range(len(data)) for c in data[i].reshape(-1, 3)}
-    pixels = (crops * 255).round().to(torch.uint8).permute(0, 2, 3, 1).reshape(-1, 3)
-    assert {tuple(c) for c in pixels.numpy()} <= colours
+    assert {tuple(c) for c in crops.permute(0, 2, 3, 1).reshape(-1, 3).numpy()} <= colours
+    unit = to_unit(crops)
+    assert torch.equal(unit, crops.float() / 255) and unit.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_turn_and_flip_of_a_crop_occurs(photo, tmp_path):
+    """Of an image of one crop's size, of which nothing else can differ."""
+    PIL.Image.fromarray(photo[:64, :64]).save(tmp_path / "one.png")
+    crops = Photographs(tmp_path / "one.png").crops(np.random.default_rng(0), 200, 64).permute(0, 2, 3, 1).numpy()
+    ways = [np.rot90(side, turns) for side in (photo[:64, :64], photo[:64, :64][:, ::-1]) for turns in range(4)]
+    found = [[np.array_equal(crop, way) for way in ways] for crop in crops]
+    assert all(sum(row) == 1 for row in found) and min(np.sum(found, 0)) > 10
 
 
 def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
@@ -143,7 +153,7 @@ def test_linear_start_is_already_a_codec(data):
     """With all coefficients kept, the start is an orthonormal transform: little is lost in g_s(g_a(x))."""
     torch.manual_seed(0)
     network = loop.Network(loop.NetConfig("mbt2018-mean", 48, 192, (1.0, 8.0)))
-    x = data.crops(np.random.default_rng(1), 8, 64)
+    x = to_unit(data.crops(np.random.default_rng(1), 8, 64))
     linear_start(network, x)
     with torch.no_grad():
         mse = (network.g_s(network.g_a(x)) - x).square().mean()
@@ -236,7 +246,7 @@ def test_changed_settings_and_images_are_told_when_a_run_goes_on(data, folder, t
     Trainer(Options(steps=2, **SMALL), data, None, tmp_path).save()
     options = Options(steps=4, lr=1e-4, **{**SMALL, "crop": 128})
     Trainer(options, data, None, tmp_path, resume=True, report=rows.append)
-    assert [r["warning"] for r in rows] == ["other settings than before: crop 128 (was 64), lr 0.0001 (was 0.001)"]
+    assert [r["warning"] for r in rows] == ["other settings than before: crop 128 (was 64), lr 0.0001 (was 0.0004)"]
     rows.clear()
     fewer = Photographs(folder / "a.png")
     Trainer(Options(steps=4, **SMALL), fewer, None, tmp_path, resume=True, report=rows.append)
@@ -265,6 +275,23 @@ def test_image_that_is_read_again_must_be_the_same(folder, tmp_path):
     PIL.Image.new("RGB", (70, 70)).save(path)
     with pytest.raises(InputError, match="changed its size"):
         data.crops(np.random.default_rng(0), 1, 64)
+
+
+def test_image_that_becomes_unreadable_is_replaced_told_and_counted(photo, tmp_path):
+    for i in range(3):
+        PIL.Image.fromarray(photo[100 * i : 100 * i + 70 + 9 * i, :90]).save(tmp_path / f"{i}.png")
+    messages: list[str] = []
+    data = Photographs(tmp_path, limit_bytes=0, warn=messages.append)
+    (tmp_path / "1.png").unlink()
+    crops = data.crops(np.random.default_rng(0), 12, 64)
+    assert crops.shape == (12, 3, 64, 64)
+    assert 0 < data.replaced == len(messages) < 12 and all("1.png" in m for m in messages)
+
+
+def test_memory_is_kept_for_what_fits_after_what_does_not(photo, tmp_path):
+    PIL.Image.fromarray(photo).save(tmp_path / "a.png")
+    PIL.Image.fromarray(photo[:64, :64]).save(tmp_path / "b.png")
+    assert Photographs(tmp_path, limit_bytes=20_000).cached_bytes == 64 * 64 * 3
 
 
 def test_pattern_that_freezes_nothing_is_refused(data, tmp_path):

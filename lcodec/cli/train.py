@@ -67,12 +67,19 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 )
 @click.option("--patience", type=int, default=3, show_default=True, help="Validations that make a plateau.")
 @click.option("--clip", type=float, default=1.0, show_default=True, help="Limit of the gradient's norm.")
+@click.option(
+    "--rate-balance",
+    type=click.FloatRange(0, 1),
+    default=0.4,
+    show_default=True,
+    help="Losses are weighted by lambda to minus that: 0 lets high qualities decide, 1 low ones.",
+)
 @click.option("--ema", type=float, default=0.999, show_default=True, help="Decay of the averaged weights.")
 @click.option("--mode", type=click.Choice(["ste", "noise"]), default="ste", show_default=True, help="Quantisation.")
 @click.option("--amp", type=click.Choice(["bf16", "off"]), default="bf16", show_default=True, help="Precision.")
 @click.option("--compile", is_flag=True, help="Compile the step with torch.compile; for GPUs.")
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, mps.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @options.threads
 @click.option(
     "--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Threads that prepare batches."
@@ -90,7 +97,13 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
     show_default=True,
     help="Memory for decoded images, of all processes on this machine; the others are decoded at each use.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option(
+    "--resume",
+    type=click.Choice(["yes", "auto"]),
+    is_flag=False,
+    flag_value="yes",
+    help="Go on with the run in --out; auto: if there is one.",
+)
 @click.option("--save-minutes", type=float, default=5.0, show_default=True, help="Time between checkpoints.")
 @click.option("--valid-minutes", type=float, default=20.0, show_default=True, help="Time between validations.")
 @click.option("--valid-steps", type=click.IntRange(min=0), default=0, help="Steps between them instead.")
@@ -106,7 +119,7 @@ def command(
     workers: int,
     cache_gib: float,
     init: str | None,
-    resume: bool,
+    resume: str | None,
     save_minutes: float,
     valid_minutes: float,
     valid_steps: int,
@@ -120,7 +133,7 @@ def command(
     \b
     lcodec train --recipe lc-s --data photos/ --valid held-out/ --out runs/mine
     lcodec train --model mbt2018-mean --data photos.pack --out runs/mine --hours 2
-    torchrun --nproc-per-node 4 -m lcodec train --recipe lc-s --device cuda --data photos.pack --out runs/mine
+    torchrun --nproc-per-node 4 -m lcodec train --recipe lc-s --batch 64 --data photos.pack --out runs/mine
     lcodec finalize runs/mine/checkpoint.pt --calibration photos/ -o mine.safetensors
     """
     # What is said here is said instead of what a recipe has for it under another name.
@@ -140,7 +153,7 @@ def command(
 
     from lcodec.nets import ARCHITECTURES, default_latents
     from lcodec.train.data import Photographs
-    from lcodec.train.loop import Options, Trainer, check_place
+    from lcodec.train.loop import Options, Trainer, check_place, checkpoint_path
     from lcodec.train.memory import keep_freed
     from lcodec.train.parallel import joined
     from lcodec.transforms import choose_device
@@ -155,21 +168,24 @@ def command(
     keep_freed()
     if M is None:
         M = default_latents(settings["N"], levels)
+    again = resume == "yes"
     if os.environ.get("RANK", "0") == "0":  # the others need not see it
-        check_place(out, resume)  # before what takes long
+        again = resume == "yes" or (resume == "auto" and checkpoint_path(out).exists())
+        check_place(out, again)  # before what takes long
     with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent
         chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
         progress = Progress(as_json, ranks.main)
         limit = int(min(cache_gib * 2**30, sys.maxsize) / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        photographs = Photographs(data, limit, tell)
-        left = max(0, limit - photographs.cached_bytes) if ranks.main else 0  # the others do not look at them
+        # First: few images, of which each is looked at several times. Ranks but the main one do not look at them.
+        held_out = Photographs(valid, limit, tell, limit_images=valid_images) if valid and ranks.main else None
+        photographs = Photographs(data, limit - (held_out.cached_bytes if held_out else 0), tell)
         trainer = Trainer(
             chosen,
             photographs,
-            Photographs(valid, left, tell, limit_images=valid_images) if valid else None,
+            held_out,
             out,
-            resume=resume,
+            resume=again,
             init=_source(init) if init else None,
             report=progress.show,
             workers=workers,

@@ -48,7 +48,7 @@ def prior_medians_and_tables(
     """Medians int32 (S, C) with `fraction_bits`, and the tables of each set.
 
     A checkpoint that has its tables keeps them and its medians. Another one gets its quantiles by bisection. What is
-    coded lies whole steps beside the medians that the network was trained with: h_s and the context have seen no others.
+    coded lies whole steps beside the medians that the network was trained with: h_s and context have seen no others.
     """
     own = density(network)
     stored = stored_tables(state, "entropy_bottleneck")

@@ -95,7 +95,8 @@ class _LowerBound(torch.autograd.Function):
 
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
-    return _LowerBound.apply(x, torch.tensor(bound, dtype=x.dtype, device=x.device))
+    # Made on the device: for torch.tensor, a GPU would have to be waited for.
+    return _LowerBound.apply(x, torch.full((), bound, dtype=x.dtype, device=x.device))
 
 
 class GDN(nn.Module):

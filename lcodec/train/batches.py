@@ -18,7 +18,7 @@ from .parallel import Ranks
 
 
 class Batch(NamedTuple):
-    """noise_seed: of what the network draws. x (B, 3, crop, crop) in [0, 1]. levels: the quality of each crop."""
+    """noise_seed: of what the network draws. x (B, 3, crop, crop) uint8. levels: the quality of each crop."""
 
     noise_seed: int
     x: Tensor

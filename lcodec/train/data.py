@@ -14,13 +14,15 @@ from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
 from lcodec.image.pack import SUFFIX, ImageSource, image_sources
 
+REPLACEMENTS = 8  # images that are tried in place of one that has become unreadable
+
 
 class Photographs:
     """All readable images of folders and packs, as uint8 arrays (H, W, 3).
 
-    Unreadable files are reported through `warn`, counted in `skipped` and left out. Images beyond `limit_bytes` of
-    decoded pixels are decoded again at each use instead of being kept. limit_images: so many of them, evenly over the
-    order of names, and no more. Threads may share it. Raises InputError if nothing is left.
+    Unreadable files are reported through `warn`, counted in `skipped` and left out. Images for which `limit_bytes` of
+    decoded pixels leave no room are decoded again at each use instead of being kept. limit_images: so many of them,
+    evenly over the order of names, and no more. Threads may share it. Raises InputError if nothing is left.
     """
 
     def __init__(
@@ -44,7 +46,8 @@ class Photographs:
         self._cache: list[np.ndarray | None] = []
         self.skipped = 0
         self.cached_bytes = 0
-        used = 0
+        self.warn = warn
+        self.replaced = 0
         for source in sources:
             try:
                 pixels = source.read().rgb8()
@@ -52,10 +55,9 @@ class Photographs:
                 warn(f"skipped: {e}")
                 self.skipped += 1
                 continue
-            used += pixels.nbytes
             self.sources.append(source)
             self.shapes.append((pixels.shape[0], pixels.shape[1]))
-            kept = used <= limit_bytes
+            kept = self.cached_bytes + pixels.nbytes <= limit_bytes
             self._cache.append(pixels if kept else None)
             self.cached_bytes += pixels.nbytes if kept else 0
         if not self.sources:
@@ -75,10 +77,24 @@ class Photographs:
                 raise InputError(f"{self.sources[i].name} has changed its size since training began")
         return pixels
 
-    def crops(self, rng: np.random.Generator, count: int, size: int, part: slice = slice(None)) -> Tensor:
-        """Random crops, flipped and turned at random: (count, 3, size, size) float32 in [0, 1], channels last.
+    def _readable(self, index: int) -> np.ndarray:
+        """The image, or one of those after it where it has become unreadable. Raises InputError if they are, too."""
+        first: InputError | None = None
+        for following in range(min(REPLACEMENTS + 1, len(self))):
+            try:
+                return self[(index + following) % len(self)]
+            except InputError as e:
+                first = first or e
+                self.replaced += 1
+                self.warn(f"{e}; another image takes its place")
+        assert first is not None
+        raise first
 
-        part: those of them that are made; what is drawn from rng does not depend on it.
+    def crops(self, rng: np.random.Generator, count: int, size: int, part: slice = slice(None)) -> Tensor:
+        """Random crops, flipped and turned at random: (count, 3, size, size) uint8, channels last in memory.
+
+        part: those of them that are made; what is drawn from rng does not depend on it. An image that can no longer be
+        read is replaced by another, told and counted in `replaced`. Raises InputError if too many are lost.
         """
         plan = []
         for _ in range(count):
@@ -88,13 +104,25 @@ class Photographs:
         plan = plan[part]
         out = np.empty((len(plan), size, size, 3), np.uint8)
         for i, (index, top, left, turns, flip) in enumerate(plan):
-            pixels = self[index][top : top + size, left : left + size]
+            pixels = self._readable(index)
+            top, left = (min(at, max(n, size) - size) for at, n in zip((top, left), pixels.shape[:2], strict=True))
+            pixels = pixels[top : top + size, left : left + size]
             if min(pixels.shape[:2]) < size:
                 short = [(0, size - n) for n in pixels.shape[:2]]
                 pixels = np.pad(pixels, (*short, (0, 0)), mode="edge")
-            crop = np.rot90(pixels, turns)
-            out[i] = crop[:, ::-1] if flip else crop
-        return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+            crop = np.rot90(_whole_pixels(pixels), turns)
+            _whole_pixels(out[i])[:] = crop[:, ::-1] if flip else crop
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def _whole_pixels(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) as (H, W) of three bytes each, which are moved in one: turning takes a third of the time."""
+    return pixels.view("V3")[:, :, 0]
+
+
+def to_unit(crops: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [0, 1], on its device, in its order in memory."""
+    return crops.float().div_(255)
 
 
 def _nothing(folders: Sequence[Path]) -> InputError:

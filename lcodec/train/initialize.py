@@ -234,11 +234,16 @@ def transfer(
     wanted = lambdas or _table(own_qualities)
     gains = _gains(source, known or _named(qualities or own_qualities, wanted), wanted)
     source = {**_at_positions_of(network, source), **gains}
+    if any(name.startswith("h_s.") for name in source) != network.config.arch.has_hyperprior:
+        # One has a density of y, the other of z, under the same names.
+        source = {n: t for n, t in source.items() if not n.startswith(("entropy_bottleneck.", "prior_log_scale"))}
     if not _has_transforms(network, source):  # whose channels they are for
         source = {name: tensor for name, tensor in source.items() if name not in gains}
     # The outputs of this layer are two halves, scales and means: each is copied on its own.
     part = {"mean-scale": "h_s", "context": "entropy_parameters"}.get(network.config.arch.entropy)
     halved = f"{part}.{len(getattr(network, part)) - 1}." if part else "-"
+    bias = source.get(f"{halved}bias")
+    scales_alone = bias is not None and "log_gain" in source and len(bias) == source["log_gain"].shape[1]
     taken = []
     with torch.no_grad():
         for name, module in network.named_modules():
@@ -252,6 +257,8 @@ def transfer(
             if weight in source and not _alike(network.state_dict()[weight], source[weight]):
                 continue  # a bias says nothing without its weights
             parts = 2 if name.startswith(halved) and own.shape[0] % 2 == 0 == other.shape[0] % 2 else 1
+            if name.startswith(halved) and scales_alone:  # of a scale hyperprior: the means begin anew
+                own, parts = own[: len(own) // 2], 1
             # What goes into the first one is two halves as well, what h_s says and what the context does.
             sides = 2 if name == "entropy_parameters.0.weight" else 1
             transposed = isinstance(_owner(network, name), nn.ConvTranspose2d)

@@ -28,7 +28,7 @@ from lcodec.nets import NetConfig, Network
 
 from .average import Average
 from .batches import Batches
-from .data import Photographs
+from .data import Photographs, to_unit
 from .initialize import LAYERS, linear_start, transfer
 from .journal import Journal, Report
 from .loss import Losses, Objective
@@ -46,9 +46,14 @@ _FREE_OPTIONS = ("steps", "hours", "device", "compile")  # to be changed when a 
 MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
 
 
+def checkpoint_path(out: Path) -> Path:
+    """Where a run in a folder keeps its state."""
+    return out / "checkpoint.pt"
+
+
 def check_place(out: Path, resume: bool) -> None:
     """Raise UsageError for a run that is there already, ModelError for one that is not there to go on with."""
-    path = out / "checkpoint.pt"
+    path = checkpoint_path(out)
     exists = os.path.exists(path)  # also false where one may not look
     if exists and not resume:
         raise UsageError(f"{path} exists", "go on with --resume, or choose another --out")
@@ -77,7 +82,7 @@ class Trainer:
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     ) -> None:
         self.options, self.data, self.valid, self.out, self.ranks = options, data, valid, out, ranks
-        self.path = out / "checkpoint.pt"
+        self.path = checkpoint_path(out)
         self.step = 0
         self.validated = 0  # the step of the last validation
         self.seconds = 0.0  # of training, over all resumed parts, as all ranks know it
@@ -88,7 +93,7 @@ class Trainer:
         self._asked_to_stop = False
         self._anchor: list[Point] | None = None
         ranks.share(options.batch)
-        if options.schedule == "plateau" and valid is None:
+        if options.schedule == "plateau" and valid is None and ranks.main:
             raise UsageError("a plateau is found by validation", "give --valid, or another --schedule")
         self.digest = self._check_data()
         self.taken: tuple[int, int] | None = None  # tensors that came out of `init`, of how many
@@ -195,7 +200,8 @@ class Trainer:
     def _start(self, init: Path | None) -> None:
         """Weights to begin with: the linear start, then what fits of another model."""
         lambdas = self.options.mse_lambdas()
-        linear_start(self.network, self.data.crops(np.random.default_rng(self.options.seed), 64, 128), lambdas)
+        crops = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
+        linear_start(self.network, to_unit(crops), lambdas)
         if init is None:
             return
         source, options = checkpoint.open_network(init)
@@ -222,7 +228,7 @@ class Trainer:
         o = self.options
         self.watch.start(self.step)
         batch = self.batches.get(self.step)
-        x = batch.x.to(o.device, non_blocking=True, memory_format=torch.channels_last)
+        x = to_unit(batch.x.to(o.device, non_blocking=True))  # sent as bytes, a quarter as many
         self.watch.lap("data")
         torch.manual_seed(batch.noise_seed)
         levels = torch.tensor(batch.levels, device=o.device)
@@ -426,7 +432,9 @@ class Trainer:
             return
         metric = self.options.metric
         if self._anchor is None:
-            self._anchor = jpeg_curve(self.valid, metric)
+            self._anchor = jpeg_curve(self.valid, metric, lambda: self._asked_to_stop)
+            if self._anchor is None:
+                return
         pixels = strip(network, self.valid, self.options)
         self.journal.picture(self.step, "reconstructions", pixels)
         try:

@@ -46,7 +46,7 @@ class Options:
     hours: float = 0.0
     batch: int = 8
     crop: int = 128
-    lr: float = 1e-3
+    lr: float = 4e-4
     warmup: int = 200
     clip: float = 1.0
     ema: float = 0.999

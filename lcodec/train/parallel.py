@@ -87,6 +87,8 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
         yield Ranks(), device
         return
     ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .validate import MAX_VALID_PX
 
 STRIP_IMAGES = 4
 STRIP_PX = 256
+ANCHOR_IMAGES = 24  # of which JPEG's curve is
 JPEG_QUALITIES = (10, 25, 50, 75, 90, 95)
 WIDTH, HEIGHT, MARGIN = 720, 480, 56  # of the curve picture, px
 MAX_CURVES = 12  # earlier validations that are drawn
@@ -52,12 +53,20 @@ def history(log: Path, metric: str) -> list[tuple[int, list[Point]]]:
     return curves
 
 
-def jpeg_curve(images: Photographs, metric: str) -> list[Point]:
-    """JPEG 4:4:4 (Pillow, optimize) on the validation images, for orientation."""
+def jpeg_curve(
+    images: Photographs, metric: str, stopped: Callable[[], bool] = lambda: False
+) -> list[Point] | None:
+    """JPEG 4:4:4 (Pillow, optimize) on some of the validation images, for orientation.
+
+    stopped: asked before each image; once it says so, None is returned.
+    """
     curve = []
+    count = min(len(images), ANCHOR_IMAGES)
     for quality in JPEG_QUALITIES:
         bpps, levels = [], []
-        for i in range(len(images)):
+        for i in (n * len(images) // count for n in range(count)):
+            if stopped():
+                return None
             pixels = np.ascontiguousarray(centre(images[i], MAX_VALID_PX))
             file = io.BytesIO()
             PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0, optimize=True)

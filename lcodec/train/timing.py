@@ -13,6 +13,7 @@ EVERY = 10  # steps of which one is timed on a GPU, where timing means waiting f
 class Stopwatch:
     def __init__(self, device: str) -> None:
         self._cuda = device.startswith("cuda")
+        self._device = device
         self._running = False
         self._spent = dict.fromkeys(PARTS, 0.0)
         self._last = 0.0
@@ -37,5 +38,5 @@ class Stopwatch:
 
     def _now(self) -> float:
         if self._running and self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()
