@@ -85,7 +85,7 @@ def encode(
         raise InputError(f"{type(image).__name__} is no image", hint)
     if picture is not image and isinstance(picture, Image):
         _warn(picture.warnings, stacklevel=3)
-    path = weights.find(model or weights.DEFAULT_MODEL)
+    path = weights.find(weights.DEFAULT_MODEL if model is None else model)
     if weights.is_checkpoint(path):
         from lcodec.finalize import finalize_cached
 

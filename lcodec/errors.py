@@ -25,13 +25,14 @@ from typing import Any
 
 
 class LcodecError(Exception):
-    """Base of all errors that lcodec raises on purpose; `hint` says what to try."""
+    """Base of all errors that lcodec raises on purpose; `hint` says what to try, `details` what else is known."""
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        self.details: dict[str, Any] = {}
 
 
 class UsageError(LcodecError, ValueError):

@@ -8,13 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import PIL.Image
 import pytest
 
 PHOTO = Path(__file__).parent / "images" / "colosseum.webp"
+# On a busy machine an example may take long.
+hypothesis.settings.register_profile("lcodec", deadline=None)
+hypothesis.settings.load_profile("lcodec")
 # Threads of many small operators only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_of_its_own(tmp_path_factory):
+    """Models and limits of whoever runs the tests are not theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("LCODEC_LIMITS", "LCODEC_MODELS"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,10 @@ from click.testing import CliRunner
 
 from lcodec.batch import lanes as lanes_module
 from lcodec.batch.lanes import Stages, bytes_needed, run_lanes
-from lcodec.batch.plan import Naming, Plan
-from lcodec.batch.sources import Search
+from lcodec.batch.plan import Job, Naming, Plan
+from lcodec.batch.sources import Search, Source
 from lcodec.cli import files
+from lcodec.cli.encode import Encoder, Encoding
 from lcodec.errors import InputError
 from tests.test_cli import FakeCodec, fake, names, picture, run, stream
 
@@ -193,6 +194,32 @@ def test_out_dir_is_a_folder_even_for_one_file(fake):
     assert run("encode", "x/a.png", "--out-dir", "file").exit_code == 4
 
 
+def test_several_outputs_do_not_make_a_folder_of_a_files_name(fake):
+    picture("in/a.png")
+    picture("in/b.png", seed=1)
+    for inputs in (["in/a.png", "in/b.png"], ["in"]):
+        result = run("encode", *inputs, "-o", "two.lic")
+        assert result.exit_code == 2 and "-o two.lic/ makes a folder of it" in result.stderr
+    assert fake.loads == [] and not Path("two.lic").exists()
+    for options in (["-o", "two.lic/"], ["-o", "two.lic", "--force"], ["--out-dir", "three.lic"]):  # one is there now
+        assert run("encode", "in", *options).exit_code == 0
+    assert names("two.lic") == names("three.lic") == ["a.lic", "b.lic"]
+
+
+def test_links_to_folders_are_followed_once(fake):
+    picture("in/real/a.png")
+    picture("in/.hidden/h.png")
+    picture("elsewhere/sub/b.png")
+    links = {"1": "../elsewhere", "2": "../elsewhere/sub", "a": "real", "h": ".hidden", "up": ".."}
+    for link, target in links.items():
+        os.symlink(target, f"in/{link}")
+    os.symlink(Path("in").resolve(), "elsewhere/back")
+    # What lies below the folder itself goes by its own name, and not by that of a link which comes earlier.
+    assert search("in") == ["in/1/sub/b.png", "in/h/h.png", "in/real/a.png"]
+    assert run("encode", "in", "-o", "out").exit_code == 0
+    assert names("out") == ["1/sub/b.lic", "h/h.lic", "real/a.lic"]
+
+
 def test_clash_of_names_is_told_before_any_work_and_keep_suffix_solves_it(fake):
     picture("in/x/a.png")
     picture("in/x/a.jpg")
@@ -270,6 +297,17 @@ def test_skip_existing_does_the_rest(fake):
     assert run("decode", "out/0.lic", "out/2.lic", "-o", "back", "--skip-existing").exit_code == 0
 
 
+def test_what_is_skipped_is_an_object_of_json_too(fake):
+    for i in range(3):
+        picture(f"in/{i}.png", seed=i)
+    Path("in/1.lic").write_bytes(b"kept")
+    result = run("encode", "in", "--skip-existing", "--json")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["output"] for record in records] == ["in/0.lic", "in/1.lic", "in/2.lic"]
+    assert records[1] == {"input": "in/1.png", "output": "in/1.lic", "skipped": True}
+    assert "skipped" not in records[0]
+
+
 def test_skip_existing_and_force_contradict_each_other(fake):
     picture("a.png")
     assert run("encode", "a.png", "--force", "--skip-existing").exit_code == 2
@@ -321,6 +359,27 @@ def test_failures_are_listed_at_the_end_a_line_each_and_a_hint_once(fake):
     assert [re.findall(r"in/\d", line) for line in errors] == [["in/1"], ["in/3"]]
     assert len([line for line in lines if line.startswith("lcodec: hint: ")]) == 1
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize("options, told", [([], True), (["--force"], False)])
+def test_interrupted_batch_tells_how_to_go_on_where_that_is_right(fake, monkeypatch, options, told):
+    for i in range(3):
+        picture(f"in/{i}.png", width=20 if i == 2 else 7, seed=i)
+    encode = FakeCodec.encode
+
+    def interrupt_the_last(self, image, quality, **other):
+        if image.width == 20:
+            deadline = time.monotonic() + 30
+            while not Path("out/0.lic").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+        return encode(self, image, quality, **other)
+
+    monkeypatch.setattr(FakeCodec, "encode", interrupt_the_last)
+    result = run("encode", "in", "-o", "out", "--jobs", "2", *options)
+    assert result.exit_code == 130 and "of 3 files done" in result.stderr
+    assert ("--skip-existing" in result.stderr) == told
 
 
 def test_total_has_sizes_ratio_and_speed(fake):
@@ -462,6 +521,26 @@ def test_memory_of_all_in_work_stays_within_the_budget_and_a_larger_file_is_alon
     assert len(list(run_lanes(sizes, work, stages, 8))) == 42
     assert bytes_needed(1000) * 2 <= most <= budget
     assert alone == [True, True]
+
+
+def test_search_for_each_image_is_counted_with_what_it_keeps():
+    tile = lanes_module.TILE_PX
+    assert bytes_needed(tile, searched=True) - bytes_needed(tile) == 2 * lanes_module.BYTES_OF_A_TILE
+    stages = Stages(2, bytes_needed(tile) * 2)
+    with stages.memory(tile):
+        assert stages._fits(bytes_needed(tile)) and not stages._fits(bytes_needed(tile, searched=True))
+    with stages.memory(tile, searched=True):
+        assert not stages._fits(bytes_needed(tile))
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_memory_is_counted_until_the_output_is_written(effort, fake, monkeypatch):
+    picture("a.png")
+    stages, used = Stages(), []
+    monkeypatch.setattr("lcodec.cli.encode.write", lambda *_: used.append(stages._used))
+    job = Job(Source(Path("a.png"), Path("a.png")), Path("a.lic"))
+    Encoder(Encoding(effort=effort)).process(job, stages)
+    assert used == [bytes_needed(35, searched=effort > 0)] and stages._used == 0
 
 
 def test_large_file_is_not_overtaken_for_ever():

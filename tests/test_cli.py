@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import pty
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from click.testing import CliRunner
 
 import lcodec
 from lcodec import cli
+from lcodec.cli.decode import Decoding
 from lcodec.cli.report import print_json
 from lcodec.container import Container, Header, pack, quality_to_code, read_header, unpack
 from lcodec.errors import Corrupt, LimitExceeded, ModelError
@@ -172,6 +174,14 @@ def test_encode_says_size_rate_ratios_and_time(fake):
     assert result.stderr == ""
 
 
+def test_file_that_grows_is_called_larger(fake):
+    PIL.Image.new("L", (1, 1)).save("a.pgm")
+    stdout = run("encode", "a.pgm").stdout
+    before, after = (Path(name).stat().st_size for name in ("a.pgm", "a.lic"))
+    assert before < after
+    assert f", {after / before:.1f}x larger than the input, {after / 1:.1f}x larger than raw, " in stdout
+
+
 def test_json_is_one_object_per_file_with_the_facts(fake):
     picture("a.png")
     record = json.loads(run("encode", "--json", "-q", "2.5", "a.png").stdout)
@@ -254,6 +264,18 @@ def test_unknown_ending_is_refused_before_decoding(fake):
     assert fake.loads == []
 
 
+@pytest.mark.parametrize("ending", ["png", "JPG", "jfif", "tiff"])
+def test_encode_writes_into_no_name_of_an_image(fake, ending):
+    picture("a.png")
+    Path(f"b.{ending}").write_bytes(b"kept")
+    result = run("encode", "--force", "a.png", "-o", f"b.{ending}")
+    assert result.exit_code == 2 and f"-o names a .{ending} file" in result.stderr
+    assert "hint: -o b.lic" in result.stderr
+    assert Path(f"b.{ending}").read_bytes() == b"kept" and fake.loads == []
+    for name in ("photo", "photo.xyz", "photo.lic"):
+        assert run("encode", "a.png", "-o", name).exit_code == 0
+
+
 # ---- quality and model ----
 
 
@@ -277,6 +299,18 @@ def test_unknown_model_is_an_error_of_its_own(fake):
     result = run("encode", "--model", "no-such-model", "a.png")
     assert result.exit_code == 5
     assert names() == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "command, option", [("encode", "--model"), ("decode", "--model"), ("decode", "-f"), ("encode", "--ray")]
+)
+def test_empty_value_is_not_the_default(fake, command, option):
+    picture("a.png")
+    Path("a.lic").write_bytes(stream(picture("x/a.png")))
+    fake.loads.clear()
+    result = run(command, option, "", "a.png" if command == "encode" else "a.lic", "-o", "out/")
+    assert result.exit_code == 2 and f"{option} names nothing" in result.stderr
+    assert fake.loads == [] and not Path("out").exists()
 
 
 def test_stream_of_an_unknown_model_names_the_id(fake):
@@ -435,17 +469,17 @@ def test_existing_output_is_kept_without_force(fake):
 
 @pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
 def test_output_that_is_the_input_is_refused_even_with_force(fake, link):
-    picture("a.png")
-    before = Path("a.png").read_bytes()
-    target = Path("a.png" if link == "same" else "b.png")
+    picture("a", format="PNG")
+    before = Path("a").read_bytes()
+    target = Path("a" if link == "same" else "b.lic")
     if link == "symbolic":
-        target.symlink_to("a.png")
+        target.symlink_to("a")
     if link == "hard":
-        target.hardlink_to("a.png")
-    result = run("encode", "--force", "a.png", "-o", target)
+        target.hardlink_to("a")
+    result = run("encode", "--force", "a", "-o", target)
     assert result.exit_code == 4
     assert "is an input" in result.stderr
-    assert Path("a.png").read_bytes() == before
+    assert Path("a").read_bytes() == before
 
 
 def test_missing_folder_of_a_single_output_is_not_made(fake):
@@ -505,9 +539,101 @@ def test_what_is_no_lic_file_costs_no_loading(fake):
 
 def test_image_above_the_limit_is_refused_both_ways(fake):
     Path("a.lic").write_bytes(stream(picture("a.png")))
-    assert run("encode", "--limit-pixels", "34", "a.png", "-o", "b.lic").exit_code == 3
+    refused = run("encode", "--limit-pixels", "34", "a.png", "-o", "b.lic")
+    assert refused.exit_code == 3 and "--limit-pixels N allows more" in refused.stderr
     assert run("decode", "--limit-pixels", "34", "a.lic", "-o", "b.png").exit_code == 6
     assert run("decode", "--limit-pixels", "35", "a.lic", "-o", "b.png").exit_code == 0
+
+
+# ---- what a decoded file is to be ----
+
+
+def deep_file(name: str = "a.lic", gray: bool = False) -> Picture:
+    """A .lic file of 16 bits with alpha, beside the picture in it."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 65536, (5, 7) if gray else (5, 7, 3), np.uint16)
+    made = Picture(pixels, rng.integers(0, 65536, (5, 7), np.uint16))
+    Path(name).write_bytes(stream(made, 2.0))
+    return made
+
+
+def test_depth_alpha_and_background_of_the_output_are_chosen(fake):
+    source = deep_file()
+    for options, expected in (
+        (["--depth", "8"], source.in_8_bits()),
+        (["--drop-alpha"], source.without_alpha()),
+        (["--drop-alpha", "--depth", "8"], source.without_alpha().in_8_bits()),
+        (["--background", "#ff8800", "--depth", "8"], source.over((255, 136, 0)).in_8_bits()),
+    ):
+        result = run("decode", "--json", "--force", "--strict", *options, "a.lic")
+        record, image = json.loads(result.stdout), lcodec.image.read_image("a.png")
+        assert np.array_equal(image.pixels, expected.pixels) and np.array_equal(image.alpha, expected.alpha)
+        assert (record["mode"], record["depth"]) == (expected.mode, 16 if expected.deep else 8)
+        assert record["warnings"] == []
+
+
+def test_what_is_dropped_on_purpose_is_no_loss_of_the_format(fake):
+    source = deep_file()
+    assert run("decode", "--strict", "a.lic", "-o", "a.ppm").exit_code == 4
+    for options in (["--drop-alpha"], ["--background", "white"]):
+        result = run("decode", "--strict", "--force", *options, "--depth", "8", "a.lic", "-o", "a.bmp")
+        assert result.exit_code == 0 and "cannot hold" not in result.stderr
+    assert np.array_equal(np.asarray(PIL.Image.open("a.bmp")), source.over((255, 255, 255)).in_8_bits().pixels)
+
+
+def test_gray_in_front_of_gray_stays_gray_and_colour_is_refused(fake):
+    source = deep_file(gray=True)
+    assert run("decode", "--background", "gray", "a.lic").exit_code == 0
+    assert np.array_equal(lcodec.image.read_image("a.png").pixels, source.over((128, 128, 128)).pixels)
+    assert_usage(run("decode", "--force", "--background", "red", "a.lic"), "gray picture")
+    PIL.Image.new("L", (7, 5), 100).save("b.png")
+    assert run("encode", "b.png").exit_code == 0
+    assert run("decode", "--force", "--background", "red", "b.lic").exit_code == 0  # which has nothing transparent
+
+
+def assert_usage(result, message: str) -> None:
+    assert result.exit_code == 2 and message in result.stderr, result.output
+
+
+def test_quality_of_the_output_is_chosen_where_the_format_has_one(fake, photo):
+    PIL.Image.fromarray(photo[:200, :200]).save("a.png")
+    assert run("encode", "a.png").exit_code == 0
+    sizes = {}
+    how = Decoding(output_quality=10, depth="8", background=(1, 2, 3))
+    assert pickle.loads(pickle.dumps(how)) == how  # it goes to other machines
+    for name in ("jpg", "webp"):
+        for quality in ("10", "90"):
+            assert run("decode", "a.lic", "--output-quality", quality, "-o", f"{quality}.{name}").exit_code == 0
+            sizes[name, quality] = os.path.getsize(f"{quality}.{name}")
+        assert sizes[name, "10"] < sizes[name, "90"] / 3
+    assert run("decode", "a.lic", "--output-quality", "10", "-f", "jpg", "-o", "out/").exit_code == 0
+    assert os.path.getsize("out/a.jpg") == sizes["jpg", "10"]
+    for options in (["-o", "b.png"], ["-f", "tif"], ["-o", "out/"], []):
+        assert_usage(run("decode", "a.lic", "--output-quality", "10", *options), "has no quality")
+    assert_usage(run("decode", "a.lic", "--output-quality", "0", "-o", "b.jpg"), "0 is not in the range")
+
+
+def test_choices_that_cannot_be_are_refused_at_once(fake):
+    deep_file()
+    fake.loads.clear()
+    for options, message in (
+        (["--background", "no-colour"], "'no-colour' is no opaque colour"),
+        (["--background", "#ff880080"], "no opaque colour"),
+        (["--background", "white", "--drop-alpha"], "contradict"),
+        (["--depth", "12"], "12"),
+    ):
+        assert_usage(run("decode", *options, "a.lic"), message)
+    assert fake.loads == [] and names() == ["a.lic"]
+
+
+@pytest.mark.parametrize("output, size, region", [("a.pgm", (7, 5), None), ("a.webp", (9, 20000), "0,0,9,16384")])
+def test_what_the_format_cannot_hold_costs_no_decoding(fake, output, size, region):
+    header = Header(size[0], size[1], MODEL_ID, 256, slice_log2=11)
+    Path("a.lic").write_bytes(pack(Container(header, [b"x"])))
+    assert_usage(run("decode", "a.lic", "-o", output), "gray only" if region is None else "9x20000")
+    if region is not None:
+        assert_usage(run("decode", "a.lic", "-o", output, "--region", region), "9x16384")
+    assert fake.loads == [] and names() == ["a.lic"]
 
 
 # ---- stdin and stdout ----
@@ -702,6 +828,9 @@ def test_info_tells_what_the_header_says(fake):
     assert record["bytes"] == Path("a.lic").stat().st_size
     assert 0 < record["overhead_bytes"] <= 32
     assert "digest" not in record
+    # the same in the JSON of all commands
+    assert (record["stream_id"], record["model_id"]) == (MODEL_ID.hex(), fake("direct").id)
+    fake.loads.pop()
     assert fake.loads == ["direct"]
 
 
@@ -720,7 +849,43 @@ def test_info_finds_damage_behind_the_header(fake):
     assert result.exit_code == 6
     assert "1 slice damaged" in result.stdout
     assert "a.lic: slice 0 of 1: checksum does not hold" in result.stderr
-    assert json.loads(run("info", "--json", "a.lic").stdout)["exit_code"] == 6
+    record = json.loads(run("info", "--json", "a.lic").stdout)
+    assert record["exit_code"] == 6 and "checksum does not hold" in record["error"]
+    assert (record["input"], record["width"], record["sections"][-1]["intact"]) == ("a.lic", 7, False)
+
+
+def test_info_of_a_file_whose_model_is_not_here_tells_the_rest(fake, monkeypatch):
+    def digest(_data, limits):
+        raise ModelError("no such model")
+
+    Path("a.lic").write_bytes(pack(Container(Header(4, 4, b"\xff" * 8), [b"x"])))
+    monkeypatch.setattr(lcodec.decoder, "digest", digest)
+    result = run("info", "--json", "--digest", "a.lic")
+    record = json.loads(result.stdout)
+    assert result.exit_code == record["exit_code"] == 5 and record["error"] == "no such model"
+    assert (record["stream_id"], record["model_id"], record["model"]) == ("ff" * 8, None, None)
+    assert "4x4" in run("info", "--digest", "a.lic").stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_full_stdout_ends_info_once(tmp_path, options):
+    for name in ("a.lic", "b.lic"):
+        (tmp_path / name).write_bytes(pack(Container(Header(4, 4, MODEL_ID), [b"x"])))
+    with open("/dev/full", "w") as full:
+        process = start("info", *options, tmp_path, stdout=full)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert stderr.count(b"cannot write stdout: no space left on device") == 1 and b"internal error" not in stderr
+    assert b"0 of 2 files done, 1 failed" in stderr
+
+
+def test_stdin_that_cannot_be_read_is_an_input_error(tmp_path):
+    with open(tmp_path / "only-written", "w") as file:
+        process = start("info", "-", stdin=file, stdout=subprocess.PIPE)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert b"lcodec: error: cannot read stdin: " in stderr
 
 
 @pytest.mark.parametrize("size", range(0, 33, 4))

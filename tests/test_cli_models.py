@@ -124,6 +124,13 @@ def test_show_tells_what_is_in_the_file(name, models):
     assert all(layer in text for layer in told["integer_layers"])
 
 
+def test_debug_is_heard_before_and_behind_the_subcommand():
+    for arguments in (["--debug", "show", "nonesuch"], ["show", "--debug", "nonesuch"]):
+        result = run("models", *arguments)
+        assert result.exit_code == 5 and "Traceback" in result.stderr
+    assert "Traceback" not in run("models", "show", "nonesuch").stderr
+
+
 def test_show_prints_the_written_card(tmp_path, monkeypatch, model_file):
     monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
     shutil.copy(model_file, tmp_path / "m.safetensors")

@@ -15,21 +15,30 @@ import PIL.Image
 import pytest
 
 import lcodec
+from lcodec.batch.sources import Search
 from lcodec.errors import InputError, OutputError, UsageError
 from lcodec.image import (
+    INPUT_SUFFIXES,
+    BandedPicture,
+    Picture,
     centre,
+    check_fits,
+    check_quality,
     crop,
     from_array,
     from_pillow,
     image_bytes,
+    limit_hint,
     pad,
     padded_size,
     read_image,
     usual_limit,
     write_atomically,
+    write_bands,
     write_image,
 )
 from lcodec.image.guard import pillow_limit
+from lcodec.image.pack import image_sources
 
 
 @pytest.fixture
@@ -85,6 +94,13 @@ def test_jpeg_is_read():
     image = read_image(saved(flat, "JPEG"))
     assert image.pixels.shape == (8, 16, 3)
     assert np.abs(image.pixels.astype(int) - (200, 100, 50)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix, kind", [("jfif", "JPEG"), ("jpe", "JPEG"), ("dib", "BMP"), ("apng", "PNG")])
+def test_other_endings_of_known_formats_are_found_and_read(pixels, tmp_path, suffix, kind):
+    PIL.Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", kind)
+    (found,) = Search.of([str(tmp_path)], INPUT_SUFFIXES, "images")
+    assert read_image(str(found.path)).pixels.shape == pixels.shape
 
 
 def test_path_gives_name_and_size_of_the_file(pixels, tmp_path):
@@ -293,16 +309,29 @@ def test_image_above_the_limit_is_refused_before_it_is_decoded(pixels):
     for limit in (34, 10):  # just above the limit, and above Pillow's own doubled one
         with pytest.raises(InputError, match="pixels") as caught:
             read_image(io.BytesIO(data), limit_pixels=limit)
-        assert "--limit-pixels" in (caught.value.hint or "")
+        assert caught.value.hint is None  # what allows more is for those to say who have such an option
+        with pytest.raises(InputError) as caught, limit_hint("more=N"):
+            read_image(io.BytesIO(data), limit_pixels=limit)
+        assert caught.value.hint == "more=N"
+    with pytest.raises(InputError) as caught, limit_hint("more=N"):
+        read_image(io.BytesIO(b"no image"))
+    assert caught.value.hint != "more=N"
 
 
-def test_the_limit_of_pillow_holds_by_default_and_comes_back(pixels, monkeypatch):
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 20)
+def test_usual_limit_holds_by_default_and_that_of_pillow_comes_back(pixels, tmp_path, monkeypatch):
     data = saved(PIL.Image.fromarray(pixels), "PNG").getvalue()
-    with pytest.raises(InputError):
-        read_image(io.BytesIO(data))
-    assert read_image(io.BytesIO(data), limit_pixels=100).width == 7
-    assert PIL.Image.MAX_IMAGE_PIXELS == 20
+    (tmp_path / "a.png").write_bytes(data)
+    (source,) = image_sources(tmp_path / "a.png")
+    for most in (17, 18):  # half of the 35 pixels, which `encode` takes, too
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", most)
+        for read in (lambda: read_image(io.BytesIO(data)), source.read):
+            if most == 18:
+                assert read().width == 7
+                continue
+            with pytest.raises(InputError, match="more than 34"):
+                read()
+        assert read_image(io.BytesIO(data), limit_pixels=100).width == 7
+        assert most == PIL.Image.MAX_IMAGE_PIXELS
 
 
 def test_array_of_wrong_type_or_shape_is_refused(pixels):
@@ -323,6 +352,82 @@ def test_written_lossless_formats_hold_the_same_pixels(pixels, suffix, tmp_path)
     write_image(path, pixels)
     assert np.array_equal(np.asarray(PIL.Image.open(path).convert("RGB")), pixels)
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "shape, gray, deep, suffix, message",
+    [
+        ((5, 7), False, False, ".pgm", "gray only"),
+        ((1, 16384), True, False, ".webp", "16384x1"),
+        ((16384, 1), True, False, ".webp", "1x16384"),
+        ((1, 65536), True, False, ".jpeg", "65536x1"),
+        ((40000, 40000), False, False, ".bmp", "40000x40000"),
+        ((70000, 70000), False, True, ".tif", "4 GB"),
+    ],
+)
+def test_what_no_file_of_a_format_can_hold_shows_without_pixels(shape, gray, deep, suffix, message):
+    with pytest.raises(UsageError, match=message):
+        check_fits(*shape, gray, deep, suffix)
+    check_fits(*shape, gray, deep, ".png")
+    check_fits(16383, 16383, True, deep, suffix)
+
+
+@pytest.mark.parametrize("error", [ValueError("File size is too large"), OSError("encoder error -2")])
+def test_format_that_refuses_a_picture_is_told_by_rows_too(error, pixels, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PIL.Image.Image, "save", refuse)
+    for write in (
+        lambda: write_bands(io.BytesIO(), BandedPicture.of(Picture(pixels)), ".bmp"),
+        lambda: image_bytes(pixels, ".bmp"),
+    ):
+        with pytest.raises(UsageError, match="BMP cannot hold 7x5 pixels"):
+            write()
+
+
+def test_full_disk_is_not_a_fault_of_the_format(pixels, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PIL.Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        write_bands(io.BytesIO(), BandedPicture.of(Picture(pixels)), ".jpg")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_quality_of_what_is_written(suffix, photo):
+    small, fine, usual = (image_bytes(photo, suffix, quality) for quality in (20, 95, None))
+    assert len(small) < len(fine) / 3
+    assert (fine == usual) == (suffix == ".jpg")
+    file = io.BytesIO()
+    write_bands(file, BandedPicture.of(Picture(photo)), suffix, 20)
+    assert file.getvalue() == small
+    check_quality(suffix)
+    with pytest.raises(UsageError, match="no quality"):
+        check_quality(".png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("gray", [False, True])
+def test_background_is_seen_where_a_picture_is_transparent(dtype, gray):
+    rng, top = np.random.default_rng(2), np.iinfo(dtype).max
+    samples = rng.integers(0, top, (150, 7) if gray else (150, 7, 3), dtype, endpoint=True)
+    samples[0], alpha = top, rng.integers(0, top, (150, 7), dtype, endpoint=True)
+    alpha[0], alpha[1], alpha[2] = (0, 1, 2, 3, top - 1, top // 2, top), 0, top
+    colour = (200, 200, 200) if gray else (255, 136, 0)
+    share = (alpha / top).reshape(150, 7, *[1] * (samples.ndim - 2))
+    behind = np.array(colour[0] if gray else colour) * (top / 255)
+    picture = Picture(samples, alpha)
+    whole = picture.over(colour)
+    assert whole.alpha is None and whole.pixels.dtype == dtype
+    assert np.array_equal(whole.pixels, np.rint(samples * share + behind * (1 - share)))
+    assert np.array_equal(BandedPicture.of(picture).over(colour).whole().pixels, whole.pixels)
+    assert whole.over(colour) is whole
+    for kind in (picture, BandedPicture.of(picture)):
+        if gray:
+            with pytest.raises(UsageError, match="gray"):
+                kind.over((1, 2, 3))
 
 
 def test_jpeg_is_written_close(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -11,7 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from lcodec import container
+from lcodec.batch.lanes import Stages
+from lcodec.batch.plan import Job
+from lcodec.batch.sources import Source
 from lcodec.cli import cli
+from lcodec.cli.decode import Decoder, Decoding
 from lcodec.cli.encode import Encoder, Encoding
 from lcodec.codec import Codec
 from lcodec.errors import InputError
@@ -112,6 +117,44 @@ def test_decoded_picture_is_the_same_by_rows(suffix, options, large, coded, tmp_
         for name in ("output", "output_bytes", "seconds"):
             del record[name]
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--depth", "8"],
+        ["--drop-alpha", "--strict", "--depth", "8"],
+        ["--background", "#ff8800", "--region", "30,40,400,300", "--orient", "apply"],
+    ],
+)
+def test_choices_for_the_output_do_the_same_by_rows(suffix, options, large, models, photo, tmp_path):
+    coded = tmp_path / "a.lic"
+    alpha = np.tile(np.linspace(0, 65535, 600).astype(np.uint16), (400, 1))
+    picture = Picture(photo[:400, :600] * np.uint16(257), alpha, exif=exif(6).removeprefix(b"Exif\0\0"))
+    coded.write_bytes(Codec(models["lc-s"], "cpu", 1).encode(picture, 6.0).data)
+    quality = ["--output-quality", "30"] if suffix in ("jpg", "webp") else []
+    found = []
+    for by_rows in (True, False):
+        path = tmp_path / f"{by_rows}.{suffix}"
+        record = large("decode", coded, "-o", path, *options, *quality, by_rows=by_rows)
+        found.append((read_image(path), {name: record[name] for name in ("mode", "depth", "width", "warnings")}))
+    assert same(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    dropped = "--drop-alpha" in options or "--background" in options or suffix == "jpg"
+    assert found[0][0].has_alpha != dropped
+    assert found[0][0].deep == ("--depth" not in options and suffix in ("png", "tif"))
+
+
+@pytest.mark.parametrize("suffix, rows", [("png", 100), ("jpg", 400)])
+def test_memory_of_a_large_picture_is_that_of_what_is_held(suffix, rows, coded, tmp_path, monkeypatch):
+    monkeypatch.setattr("lcodec.image.LARGE_PX", 0)
+    monkeypatch.setattr("lcodec.cli.decode.ROWS_IN_WORK", 100)
+    stages, asked = Stages(), []
+    memory = stages.memory
+    monkeypatch.setattr(stages, "memory", lambda pixels: asked.append(pixels) or memory(pixels))
+    job = Job(Source(coded, Path(coded.name)), tmp_path / f"a.{suffix}")
+    Decoder(Decoding(model="tiny-lc-s", device="cpu", threads=1)).process(job, stages)
+    assert asked == [rows * 600]
 
 
 def test_damaged_slices_are_filled_by_rows(large, coded, tmp_path):

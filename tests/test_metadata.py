@@ -484,11 +484,29 @@ def test_exif_that_is_given_does_not_lose_the_orientation(fake, pixels, given): 
     assert np.array_equal(decoded().pixels, pixels)
 
 
+@pytest.mark.parametrize("given", ["none", "new.xmp"])
+@pytest.mark.parametrize("orient", ["apply", "keep"])
+def test_xmp_that_is_given_does_not_lose_the_orientation(fake, pixels, given, orient):  # noqa: F811
+    """Where nothing that goes along says how the pixels lie they are turned as the old packet says."""
+    stored = stored_as(pixels, 6)
+    Path("new.xmp").write_bytes(b"<x/>")
+    Path("a.png").write_bytes(image_bytes(Picture(stored, xmp=make_xmp(6)), ".png"))
+    assert run("encode", "--xmp", given, "--orient", orient, "a.png").exit_code == 0
+    image = decoded()
+    assert np.array_equal(image.pixels, pixels) and image.xmp == (None if given == "none" else b"<x/>")
+    Path("a.png").write_bytes(image_bytes(Picture(stored, exif=make_exif(6), xmp=make_xmp(6)), ".png"))
+    assert run("encode", "--force", "--xmp", given, "--orient", orient, "a.png").exit_code == 0
+    image = decoded()  # EXIF stays and says it
+    assert orientation(image) == (6 if orient == "keep" else 1)
+    assert np.array_equal(upright(image).pixels, pixels)
+
+
 @pytest.mark.parametrize(
     "options, code, message",
     [
         (["--icc", "missing"], 3, "cannot read missing"),
         (["--exif", "empty"], 3, "empty is empty"),
+        (["--xmp", ""], 2, "--xmp names nothing"),
         (["--icc", "text"], 2, "is not an ICC profile"),
         (["--exif", "text"], 2, "is not EXIF"),
         (["--icc", "gray.icc"], 3, "other samples than the profile is for, GRAY"),
@@ -521,6 +539,17 @@ def test_strict_makes_losses_errors(fake, pixels):  # noqa: F811
     assert not Path("b.jpg").exists()
     result = run("decode", "b.lic", "-o", "b.jpg")
     assert result.exit_code == 0 and "warning: b.lic: JPEG cannot hold alpha" in result.stderr
+
+
+def test_strict_png_names_a_format_that_holds_what_it_cannot(fake, pixels):  # noqa: F811
+    Path("a.png").write_bytes(saved(pixels))
+    Path("latin.xmp").write_bytes(b"<x>\xe4</x>")
+    assert run("encode", "--xmp", "latin.xmp", "a.png").exit_code == 0
+    result = run("decode", "--strict", "a.lic", "-o", "b.png")
+    assert result.exit_code == 4 and "PNG cannot hold XMP" in result.stderr
+    assert "hint: tiff holds it, --strip leaves it out" in result.stderr
+    assert run("decode", "--strict", "a.lic", "-o", "b.tiff").exit_code == 0
+    assert run("decode", "--strict", "--strip", "a.lic", "-o", "b.png").exit_code == 0
 
 
 def test_alpha_can_be_dropped(fake, pixels):  # noqa: F811

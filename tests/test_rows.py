@@ -23,6 +23,7 @@ from lcodec.image import (
     fill_transparent_bands,
     fit,
     image_bytes,
+    limit_hint,
     open_rows,
     read_image,
     regrouped,
@@ -163,15 +164,15 @@ def test_wrong_checksum_of_a_png_is_found_before_its_rows(photo, vips):
         open_rows(bytes(data), name="a")
 
 
-def test_limit_of_pixels_names_the_option(photo, monkeypatch):
+def test_limit_of_pixels_holds_by_rows(photo, monkeypatch):
     data = saved(photo, "PPM")
     assert open_rows(data, name="a", limit_pixels=133 * 200).width == 133
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 133 * 100)
     assert open_rows(data, name="a").width == 133
     for limit in (133 * 200 - 1, 100):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match="pixels") as caught, limit_hint("more=N"):
             open_rows(data, name="a", limit_pixels=limit)
-        assert "--limit-pixels" in (caught.value.hint or "")
+        assert caught.value.hint == "more=N"
 
 
 # ---- turning
@@ -227,9 +228,15 @@ def test_size_that_a_format_cannot_hold_is_refused_before_the_first_row(suffix, 
 
 
 def test_tiff_beyond_its_offsets_is_refused(photo, monkeypatch):
-    monkeypatch.setattr("lcodec.image.formats._TIFF_MAX_BYTES", 10000)
+    monkeypatch.setattr("lcodec.image.formats._TIFF_MAX_BYTES", 300_000)
+    monkeypatch.setattr("lcodec.image.formats._BAND_BYTES", 100_000)
+    file = io.BytesIO()
+    with pytest.raises(UsageError, match="TIFF"):  # 995,328 bytes of samples may have fitted
+        write_bands(file, BandedPicture.of(Picture(photo)), ".tif")
+    assert file.getvalue()
     with pytest.raises(UsageError, match="TIFF"):
-        write_bands(io.BytesIO(), BandedPicture.of(Picture(photo)), ".tif")
+        write_bands(file := io.BytesIO(), BandedPicture(iter(()), 600, 768), ".tif")
+    assert not file.getvalue()
 
 
 def test_rows_are_regrouped_and_none_is_lost():

@@ -13,7 +13,7 @@ import pytest
 from lcodec import decoder, weights
 from lcodec.codec import Codec
 from lcodec.errors import ModelError, OutputError
-from lcodec.nets import NetConfig
+from lcodec.nets import ARCHITECTURES, NetConfig
 from lcodec.transforms.torch_backend import load_network
 from tests.conftest import less_memory_than
 
@@ -101,6 +101,19 @@ def test_model_of_an_id_is_found_beside_damaged_ones_and_such_as_are_only_called
     other = replace(model, config={**model.config, "qualities": [1.0, 7.0]})
     weights.save(other, first / f"{model.id[:16]}.safetensors")
     assert weights.find(model.id[:16]) == second / "whole.safetensors"
+
+
+@pytest.mark.parametrize("path", sorted(weights.shipped_folder().glob("*.safetensors")), ids=lambda p: p.stem)
+def test_shipped_model_is_the_one_of_its_card(path):
+    model = weights.load(path)  # checks the id
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert model.name == path.stem and f"| id | `{model.id[:16]}` |" in card
+    Codec(path, "cpu", 1)
+
+
+def test_shipped_models_are_those_that_there_are_to_be():
+    names = {path.stem for path in weights.shipped_folder().glob("*.safetensors")}
+    assert names == set(ARCHITECTURES) and weights.DEFAULT_MODEL in names
 
 
 def test_list_leaves_damaged_files_out(models, tmp_path, monkeypatch):

@@ -41,10 +41,15 @@ ROOM_S = 300.0  # until the first worker has room on the cluster, and has starte
 
 
 class Station:
-    """The actor: a worker, and lanes for as many files as it has cores."""
+    """The actor: a worker, and lanes for as many files as it has cores.
 
-    def __init__(self, make_worker: MakeWorker, at_once: int, threads: int, folder: str | None) -> None:
-        self._at_once = at_once
+    together: actors on its machine, which share the memory, itself included.
+    """
+
+    def __init__(
+        self, make_worker: MakeWorker, at_once: int, threads: int, folder: str | None, together: int = 1
+    ) -> None:
+        self._at_once, self._together = at_once, together
         self._make_worker, self._threads, self._folder = make_worker, threads, folder
         self._worker: Worker | None = None
 
@@ -67,7 +72,7 @@ class Station:
                     cause.__cause__ = error
                     return [StopBatch(cause)] * len(jobs)
             self._worker = self._make_worker(self._threads)
-        worker, stages = self._worker, Stages(self._at_once, memory_budget())
+        worker, stages = self._worker, Stages(self._at_once, memory_budget() // self._together)
         outcomes = run_lanes(jobs, lambda job: worker.process(job, stages), stages, self._at_once + 2)
         return [_portable(outcome) for _, outcome in outcomes]
 
@@ -125,9 +130,9 @@ def run_cluster(
     ray = _connect(address, actors)
     crew = _Crew(ray, [])
     try:
-        for at_once, options in _places(ray, actors):
+        for at_once, together, options in _places(ray, actors):
             station = ray.remote(Station).options(max_restarts=RESTARTS, max_concurrency=1, **options)
-            handle = station.remote(make_worker, at_once, 1, str(Path.cwd()))
+            handle = station.remote(make_worker, at_once, 1, str(Path.cwd()), together)
             crew.actors.append(_Actor(handle, at_once, ping=handle.ready.remote()))
         crew.check_versions()
         yield from crew.run(items, job_of)
@@ -169,8 +174,8 @@ def _check_reachable(address: str) -> None:
         raise UsageError(f"no Ray cluster at {address}: {reason}", hint="--ray local starts one here") from error
 
 
-def _places(ray: Any, actors: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """For each actor: how many files at once, and where Ray is to put it."""
+def _places(ray: Any, actors: int | None) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """For each actor: how many files at once, how many actors at most on its machine, and where Ray is to put it."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     resources = [(node, int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in nodes]
     cores = sum(cpus for _, cpus, _ in resources)
@@ -182,9 +187,10 @@ def _places(ray: Any, actors: int | None) -> Iterator[tuple[int, dict[str, Any]]
         sizes = range(CORES_PER_ACTOR, 1, -1)
         share = next((n for n in sizes if sum(cpus // n for _, cpus, _ in resources) >= actors), 1)
         near_gpus = max((cpus for _, cpus, count in resources if count), default=0)
-        for i in range(actors):
-            own = max(1, min(share, near_gpus)) if i < gpus else share
-            yield own, {"num_cpus": own, "num_gpus": int(i < gpus), "scheduling_strategy": "SPREAD"}
+        shares = [max(1, min(share, near_gpus)) if i < gpus else share for i in range(actors)]
+        together = min(actors, max(cpus for _, cpus, _ in resources) // min(shares))
+        for i, own in enumerate(shares):
+            yield own, together, {"num_cpus": own, "num_gpus": int(i < gpus), "scheduling_strategy": "SPREAD"}
         return
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -192,12 +198,13 @@ def _places(ray: Any, actors: int | None) -> Iterator[tuple[int, dict[str, Any]]
         near = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
         if count:
             share = max(1, min(CORES_PER_ACTOR, cpus // count))
-            for _ in range(min(count, cpus)):
-                yield ON_GPU_AT_ONCE, {"num_cpus": share, "num_gpus": 1, "scheduling_strategy": near}
+            together = min(count, cpus)
+            for _ in range(together):
+                yield ON_GPU_AT_ONCE, together, {"num_cpus": share, "num_gpus": 1, "scheduling_strategy": near}
             continue
         for first in range(0, cpus, CORES_PER_ACTOR):
             share = min(CORES_PER_ACTOR, cpus - first)
-            yield share, {"num_cpus": share, "scheduling_strategy": near}
+            yield share, -(-cpus // CORES_PER_ACTOR), {"num_cpus": share, "scheduling_strategy": near}
 
 
 class _Crew:
@@ -283,7 +290,8 @@ class _Crew:
         owner = {reference: actor for actor in self.actors for reference in actor.calls}
         owner |= {actor.ping: actor for actor in self.actors if actor.ping is not None}
         if not owner:
-            raise LcodecError("all workers of the Ray cluster are gone", hint="--skip-existing goes on from here")
+            hint = "the same command with --skip-existing, and without --force, goes on from here"
+            raise LcodecError("all workers of the Ray cluster are gone", hint=hint)
         ready, _ = self.ray.wait(list(owner), num_returns=1)
         for reference in ready:
             actor = owner[reference]
@@ -296,17 +304,26 @@ class _Crew:
         chunk = actor.calls.pop(reference)
         try:
             outcomes = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # the worker lives, and would say the same each time
+            if len(chunk.jobs) > 1:
+                self._again.extend(chunk.split())  # to see which of them it is
+            else:
+                self._done[chunk.places[0]] = LcodecError(f"internal error: {_last_line(error)}")
         except self.ray.exceptions.RayError:  # died, or its machine did, or cannot be reached
-            for part in chunk.split():
-                if part.attempts < ATTEMPTS:
-                    self._again.append(part)
-                else:
-                    self._done[part.places[0]] = LcodecError(f"its worker died {ATTEMPTS} times")
+            self._retry(chunk)
             if actor.ping is None:
                 self.lost += 1
                 actor.ping = actor.handle.ready.remote()
         else:
             self._done.update(zip(chunk.places, outcomes, strict=True))
+
+    def _retry(self, chunk: _Chunk) -> None:
+        """The jobs of a worker that died, each alone, but for those that it happened to too often."""
+        for part in chunk.split():
+            if part.attempts < ATTEMPTS:
+                self._again.append(part)
+            else:
+                self._done[part.places[0]] = LcodecError(f"its worker died {ATTEMPTS} times")
 
     def _judge(self, actor: _Actor) -> None:
         """Back to work, if it has been restarted; out of the crew, if it never will be."""
@@ -315,7 +332,7 @@ class _Crew:
             self.ray.get(reference)
         except (self.ray.exceptions.ActorDiedError, self.ray.exceptions.ActorUnschedulableError):
             for chunk in actor.calls.values():
-                self._again.append(chunk)
+                self._retry(chunk)
             self.actors.remove(actor)
         except self.ray.exceptions.RayError:
             time.sleep(PAUSE_S)

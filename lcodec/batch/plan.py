@@ -165,8 +165,9 @@ class Plan:
     def make(cls, search: Search, naming: Naming | None) -> Plan:
         """Search once and decide where outputs go.
 
-        Raises UsageError when two inputs would get the same output, when several would go to stdout, or one to a
-        terminal; OutputError when `output` is a file but has to be a folder; InputError for folders without inputs.
+        Raises UsageError when two inputs would get the same output, when several would go to stdout or to what looks
+        like one file, or one to a terminal; OutputError when `output` is a file but has to be a folder; InputError for
+        folders without inputs.
         """
         plan = cls(search, naming)
         if len(search.inputs) > 1:
@@ -191,9 +192,21 @@ class Plan:
             raise OutputError("stdout is closed")
         if self.to_stdout and sys.stdout.isatty():
             raise UsageError("binary data is not written to a terminal", hint="redirect it, or name a file with -o")
-        if output is not None and not is_url(output) and self._into_folder and os.path.exists(output):
-            if not os.path.isdir(output):
-                raise OutputError(f"{output} is a file, and several outputs need a folder")
+        if output is None or is_url(output) or not self._into_folder or os.path.isdir(output):
+            return
+        if os.path.exists(output):
+            raise OutputError(f"{output} is a file, and several outputs need a folder")
+        if self._names_file(output):
+            raise UsageError(
+                f"-o names one file, {output}, and the outputs may be several",
+                hint=f"-o {output}/ makes a folder of it",
+            )
+
+    def _names_file(self, output: str) -> bool:
+        """Whether a name that is not there looks like that of an output, and nothing says that it is a folder."""
+        if self.naming is None or self.naming.is_folder or output.endswith(("/", os.sep)):
+            return False
+        return os.path.splitext(output)[1].lower() == self.naming.suffix
 
     @property
     def to_stdout(self) -> bool:

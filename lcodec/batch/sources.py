@@ -53,12 +53,10 @@ class Source:
         """All bytes. Raises InputError."""
         if self.fault:
             raise InputError(f"cannot read {self.name}: {self.fault}")
-        if self.path is None:
-            return sys.stdin.buffer.read()
         try:
-            return self.path.read_bytes()
+            return sys.stdin.buffer.read() if self.path is None else self.path.read_bytes()
         except OSError as error:
-            raise InputError(f"cannot read {self.path}: {(error.strerror or str(error)).lower()}") from error
+            raise InputError(f"cannot read {self.name}: {(error.strerror or str(error)).lower()}") from error
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class Search:
     """Which files arguments stand for: files as they are, folders and patterns searched for names ending in `suffixes`.
 
     what: what is searched for, in the plural, for messages. Iterating walks the folders, each time anew: at most the
-    names of one folder (or the hits of one pattern) are held. Hidden files and folders are passed over, links to
-    folders are not followed, but where a pattern without ** names them.
+    names of one folder (or the hits of one pattern) are held. Hidden files and folders are passed over. Links to
+    folders are followed, each folder once, but not by ** in a pattern.
     """
 
     inputs: tuple[str, ...]
@@ -132,8 +130,15 @@ class Search:
 
     def _walk_folder(self, root: Path) -> Iterator[Source]:
         faults: list[OSError] = []
-        for folder, folders, names in os.walk(root, onerror=faults.append):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        seen: set[str] = set()
+        top = Path(os.path.realpath(root))
+        for folder, folders, names in os.walk(root, onerror=faults.append, followlinks=True):
+            place = os.path.realpath(folder)
+            if place in seen:  # by another link, or in a circle
+                folders.clear()
+                continue
+            seen.add(place)
+            folders[:] = sorted(n for n in folders if not n.startswith(".") and not _leads_back(folder, n, top))
             for name in sorted(names):
                 if self._fits(name) and os.path.isfile(path := os.path.join(folder, name)):
                     yield Source(Path(path), Path(os.path.relpath(path, root)))
@@ -190,6 +195,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:  # what cannot be looked into matches nothing
         return []
+
+
+def _leads_back(folder: str, name: str, top: Path) -> bool:
+    """Whether it is a link to a folder that a walk below `top` meets under its own name, which counts."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    place = Path(os.path.realpath(path))
+    return place.is_relative_to(top) and not any(part.startswith(".") for part in place.relative_to(top).parts)
 
 
 def _unreadable(error: OSError, root: Path) -> Source:

@@ -129,10 +129,11 @@ def find_images(folder: Path, out: Path) -> tuple[list[ImageEntry], list[Skipped
             skipped.append({"name": name, "error": str(error)})
             continue
         images.append({"name": name, "width": width, "height": height, "sha256": digest})
+    if skipped and not images:
+        raise InputError(f"none of the {len(skipped)} images in {folder} can be read: {skipped[0]['error']}")
     if not images:
         endings = " ".join(sorted(INPUT_SUFFIXES))
-        what = f"none of the {len(skipped)} images in {folder} can be read" if skipped else f"no images in {folder}"
-        raise InputError(what, hint=f"looked for names that end in {endings}")
+        raise InputError(f"no images in {folder}", hint=f"looked for names that end in {endings}")
     return images, skipped
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from lcodec.atomic import write_atomically
 from lcodec.bench.schema import FORMAT, METRICS, Results, Row
+from lcodec.cores import available_cores
 from lcodec.errors import InputError, OutputError
 
 JSON, CSV, STREAMS = "results.json", "results.csv", "streams"
@@ -192,5 +192,5 @@ def _coder(out: Path, _changed_ns: int, name: str) -> tuple[Any, dict[str, tuple
     if entry is None:
         raise InputError(f"no codec {name} in {out / JSON}")
     sizes = {image["name"]: (image["height"], image["width"]) for image in results["images"]}
-    threads = int(results["machine"].get("threads", 0)) or os.cpu_count() or 1
+    threads = int(results["machine"].get("threads", 0)) or available_cores()
     return coder_of_entry(entry, threads), sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,12 @@ from lcodec.errors import Corrupt, Incomplete, UsageError
 from lcodec.region import parse_region
 
 if TYPE_CHECKING:
+    from lcodec.batch.places import Place
     from lcodec.codec import Codec, DecodeResult
     from lcodec.decoding import Decoding as BandedDecoding
     from lcodec.header import Buffer
     from lcodec.image import BandedPicture, Picture
+    from lcodec.image.picture import Colour, P
     from lcodec.region import Region
 
 SUFFIXES = frozenset({".lic"})
@@ -39,6 +42,20 @@ def _refuse_scale(_ctx: click.Context, _param: click.Parameter, value: str | Non
         )
 
 
+def _read_colour(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Colour | None:
+    """Raises UsageError for what is no colour, or one that can be seen through."""
+    if value is None:
+        return None
+    from PIL import ImageColor
+
+    colour: tuple[int, ...] = ()
+    with suppress(ValueError):
+        colour = ImageColor.getrgb(value)
+    if len(colour) != 3:
+        raise UsageError(f"{value!r} is no opaque colour", hint="a name such as white, or '#RRGGBB'")
+    return colour[0], colour[1], colour[2]
+
+
 @click.command("decode")
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="INPUT...")
 @click.option(
@@ -53,9 +70,29 @@ def _refuse_scale(_ctx: click.Context, _param: click.Parameter, value: str | Non
     "--format",
     "format_",
     metavar="EXT",
+    callback=options.not_empty,
     help=f"Format where -o names none: png, ppm, jpg, webp, bmp, tiff [default: {DEFAULT_FORMAT}].",
 )
-@click.option("--model", metavar="NAME|FILE", help="Use this one [default: found by the id in each file].")
+@click.option(
+    "--output-quality",
+    type=click.IntRange(1, 100),
+    metavar="1..100",
+    help="Of JPEG and WebP [default: 95 for JPEG, WebP without loss].",
+)
+@click.option("--depth", type=click.Choice(["8"]), help="Round samples of 16 bits to 8 [default: as in the file].")
+@click.option("--drop-alpha", is_flag=True, help="Leave out transparency.")
+@click.option(
+    "--background",
+    metavar="COLOUR",
+    callback=_read_colour,
+    help="Put transparent pictures in front of this, say white or '#ff8800'.",
+)
+@click.option(
+    "--model",
+    metavar="NAME|FILE",
+    callback=options.not_empty,
+    help="Use this one [default: found by the id in each file].",
+)
 @metadata.decode_options
 @options.limits
 @click.option("--region", metavar="X,Y,W,H", help="Decode this rectangle only, in pixels from the top left corner.")
@@ -69,20 +106,27 @@ def command(inputs: tuple[str, ...], format_: str | None, region: str | None, **
     \b
     lcodec decode photo.lic                    writes photo.png
     lcodec decode photo.lic -o photo.ppm
+    lcodec decode photo.lic -o photo.jpg --output-quality 85 --background white
     lcodec decode holiday-lic/ -o holiday/
     lcodec decode map.lic --region 20000,14000,1024,768 -o part.png
 
     --allow-partial fills each damaged slice with about the mean colour of its surroundings.
     """
+    from lcodec.image import check_quality
+
     batch = options.take(files.Batch, values)
     wanted = format_ and format_.lower().removeprefix(".")
     suffix = check_suffix("." + (wanted or DEFAULT_FORMAT))
     part = None if region is None else parse_region(region)
     recipe = replace(options.take(Decoding, values), suffix=suffix, region=part)
     recipe.arguments()  # says at once what cannot be read
+    if recipe.drop_alpha and recipe.background is not None:
+        raise UsageError("--drop-alpha and --background contradict each other", hint="leave one out")
     plan = files.make_plan(inputs, batch, SUFFIXES, ".lic files", suffix)
     if plan.sole_target is not None and not is_special(plan.sole_target):
         _check_name(plan.sole_target.suffix, suffix if wanted else None)
+    if recipe.output_quality is not None:
+        check_quality(_ending(plan.sole_target, suffix))
 
     def show(record: dict[str, Any]) -> None:
         for message in () if batch.quiet else record["warnings"]:
@@ -101,10 +145,15 @@ def command(inputs: tuple[str, ...], format_: str | None, region: str | None, **
 class Decoding:
     """Everything that is asked of the decoding of each file: it goes to all threads and machines as it is.
 
-    suffix: the format where the output's name says none.
+    suffix: the format where the output's name says none. depth: "8", or None for that of the file. background: what
+    is put behind transparent pictures.
     """
 
     suffix: str = "." + DEFAULT_FORMAT
+    output_quality: int | None = None
+    depth: str | None = None
+    drop_alpha: bool = False
+    background: Colour | None = None
     model: str | None = None
     limit: tuple[str, ...] = ()
     limit_pixels: int | None = None
@@ -141,66 +190,75 @@ class Decoder:
     def process(self, job: Job, stages: Stages) -> dict[str, Any]:
         """Read, decode and write one file. Raises LcodecError, StopBatch."""
         from lcodec.container import read_header
-        from lcodec.image import LARGE_PX
+        from lcodec.image import LARGE_PX, check_fits, is_by_rows
 
         how, start = self.how, time.perf_counter()
         data = job.source.mapped() if how.region and not how.allow_partial else job.source.read()
         read = time.perf_counter()
         # Before torch is imported: most of what is not a .lic file shows here.
-        header = read_header(data)
+        header, ending = read_header(data), _ending(job.target, how.suffix)
+        width, height = (how.region.width, how.region.height) if how.region else (header.width, header.height)
+        check_fits(height, width, header.gray, header.deep and how.depth is None, ending)
         codec = self._codec(data, header.model_id)
         loaded = time.perf_counter()
-        width, height = (how.region.width, how.region.height) if how.region else (header.width, header.height)
         large = width * height > LARGE_PX
+        held_rows = min(height, ROWS_IN_WORK) if large and is_by_rows(ending) else height
         result: DecodeResult | BandedDecoding
         picture: Picture | BandedPicture
-        with stages.memory(min(height, ROWS_IN_WORK) * width if large else height * width):
+        with stages.memory(held_rows * width):
             if large:
                 with stages.networks():
                     begun = time.perf_counter()
                     result = codec.decode_bands(data, **how.arguments())
                     self._refuse_losses(job, result.warnings)
-                    size, picture, lost = self._write_by_rows(job, result.banded())
+                    size, picture, lost = self._write_by_rows(job, result.banded(), ending)
             else:
                 with stages.networks():
                     begun = time.perf_counter()
                     result = codec.decode(data, **how.arguments())
                 self._refuse_losses(job, result.warnings)
-                size, picture, lost = self._write_whole(job, result.picture)
+                size, picture, lost = self._write_whole(job, result.picture, ending)
         record = describe(job, len(data), size, codec, result, picture) | {"warnings": [*result.warnings, *lost]}
         if result.lost or result.alpha_lost:
             raise incomplete(record, result)
         elapsed = time.perf_counter() - start - (begun - read)
         return record | {"seconds": record["seconds"] | rounded({"load": loaded - read, "file": elapsed})}
 
-    def _ending(self, job: Job) -> str:
-        from lcodec.image import OUTPUT_SUFFIXES
-
-        if job.target is None or is_special(job.target) or job.target.suffix.lower() not in OUTPUT_SUFFIXES:
-            return self.how.suffix
-        return job.target.suffix
-
     def _refuse_losses(self, job: Job, skipped: Sequence[str]) -> None:
         if self.how.strict and skipped:
             raise Corrupt(f"{job.source.name}: {skipped[0]}", "without --strict this is a warning only")
 
-    def _write_whole(self, job: Job, picture: Picture) -> tuple[int, Picture, list[str]]:
+    def _fitted(self, picture: P, ending: str) -> tuple[P, list[str]]:
+        """The picture as it is to be written, and what is lost in it without having been asked for."""
+        how = self.how
+        if how.background is not None:
+            picture = picture.over(how.background)
+        if how.drop_alpha:
+            picture = picture.without_alpha()
+        if how.depth is not None:
+            picture = picture.in_8_bits()
+        return metadata.fitted(picture, ending, how.strip, how.orient, how.strict)
+
+    def _write_whole(self, job: Job, picture: Picture, ending: str) -> tuple[int, Picture, list[str]]:
         """Size of the file in bytes; the picture as it is there; what is lost in it."""
         from lcodec.image import image_bytes
 
-        how, ending = self.how, self._ending(job)
-        picture, lost = metadata.fitted(picture, ending, how.strip, how.orient, how.strict)
-        written = image_bytes(picture, ending)
+        how = self.how
+        picture, lost = self._fitted(picture, ending)
+        written = image_bytes(picture, ending, how.output_quality)
         write(job, written, how.force)
         return len(written), picture, lost
 
-    def _write_by_rows(self, job: Job, picture: BandedPicture) -> tuple[int, BandedPicture, list[str]]:
+    def _write_by_rows(
+        self, job: Job, picture: BandedPicture, ending: str
+    ) -> tuple[int, BandedPicture, list[str]]:
         """The same; rows are written as they come, to where they are no output before all are there."""
         from lcodec.image import write_bands
 
-        how, ending = self.how, self._ending(job)
-        picture, lost = metadata.fitted(picture.ahead(), ending, how.strip, how.orient, how.strict)
-        return write_by(job, lambda file: write_bands(file, picture, ending), how.force), picture, lost
+        how = self.how
+        picture, lost = self._fitted(picture.ahead(), ending)
+        size = write_by(job, lambda file: write_bands(file, picture, ending, how.output_quality), how.force)
+        return size, picture, lost
 
     def _codec(self, data: Buffer, model_id: bytes) -> Codec:
         """The codec for a file. Raises ModelError without its model."""
@@ -229,6 +287,15 @@ def check_suffix(suffix: str) -> str:
             hint=f"known are {' '.join(OUTPUT_SUFFIXES)}",
         )
     return suffix.lower()
+
+
+def _ending(target: Place | None, suffix: str) -> str:
+    """That of the output's name if it says a format, else `suffix`."""
+    from lcodec.image import OUTPUT_SUFFIXES
+
+    if target is None or is_special(target) or target.suffix.lower() not in OUTPUT_SUFFIXES:
+        return suffix
+    return target.suffix
 
 
 def _check_name(named: str, wanted: str | None) -> None:

@@ -10,11 +10,11 @@ import click
 
 from lcodec import DEFAULT_QUALITY
 from lcodec.batch.lanes import ROWS_IN_WORK, Stages, StopBatch
-from lcodec.batch.plan import Job, write
+from lcodec.batch.plan import Job, Plan, is_special, write
 from lcodec.cli import files, metadata, options
 from lcodec.cli.load import Codecs, load_codec
 from lcodec.cli.report import print_json, print_result, warn
-from lcodec.cli.tally import describe_size, rounded
+from lcodec.cli.tally import describe_ratio, describe_size, rounded
 from lcodec.cli.verify import check, check_bands
 from lcodec.errors import InputError, UsageError
 
@@ -38,7 +38,12 @@ METRIC_HINT = "lcodec models pull brings models for ms-ssim, lcodec train makes 
     metavar="FILE|DIR",
     help="Where to [default: beside the input]; - is stdout.",
 )
-@click.option("--model", metavar="NAME|FILE", help="See `lcodec models`; a checkpoint, too [default: the shipped one].")
+@click.option(
+    "--model",
+    metavar="NAME|FILE",
+    callback=options.not_empty,
+    help="See `lcodec models`; a checkpoint, too [default: the shipped one].",
+)
 @click.option(
     "-q",
     "--quality",
@@ -98,6 +103,7 @@ def command(
     wanted = metadata.Wanted.from_options(strip, icc, exif, xmp, orient, drop_alpha, strict)
     recipe = replace(options.take(Encoding, values), target=target, wanted=wanted)
     plan = files.make_plan(inputs, batch, INPUT_SUFFIXES, "images", SUFFIX)
+    _check_name(plan)
 
     def show(record: dict[str, Any]) -> None:
         for message in () if batch.quiet else record["warnings"]:
@@ -108,6 +114,20 @@ def command(
             print_result(summarize(record), record, verbose=batch.verbose, to_stderr=plan.to_stdout)
 
     files.run(plan, recipe, batch, label="encoding", show=show)
+
+
+def _check_name(plan: Plan) -> None:
+    """Raises UsageError where -o names an image, which would not be one."""
+    from lcodec.image import INPUT_SUFFIXES, OUTPUT_SUFFIXES
+
+    target = plan.sole_target
+    if target is None or is_special(target):
+        return
+    if target.suffix.lower() in {*INPUT_SUFFIXES, *OUTPUT_SUFFIXES}:
+        raise UsageError(
+            f"-o names a {target.suffix} file, and what is written is {SUFFIX}",
+            hint=f"-o {target.with_suffix(SUFFIX)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +166,8 @@ class Encoder:
         source = job.source.local_or_read()
         pixels = read_size(source)
         large, notes = self.open_large(source, name, pixels)
-        with stages.memory(pixels if large is None else min(pixels, ROWS_IN_WORK * large.width)):
+        held = pixels if large is None else min(pixels, ROWS_IN_WORK * large.width)
+        with stages.memory(held, searched=how.effort > 0):
             image: Image | BandedPicture
             if large is not None:
                 image = large
@@ -169,7 +190,7 @@ class Encoder:
                 else:
                     result = codec.encode(image, quality, target=how.target, effort=how.effort)
                     psnr_db = check(codec, result, image) if how.verify else None
-        write(job, result.data, how.force)
+            write(job, result.data, how.force)  # within, for the image is there until it is written
         record = describe(job, image, codec, result.quality if quality is None else quality, result, psnr_db)
         record["effort"] = how.effort
         record["warnings"] += notes
@@ -198,7 +219,7 @@ class Encoder:
         how = self.how
 
         def load() -> Codec:
-            model = how.model or model_for(how.metric)
+            model = model_for(how.metric) if how.model is None else how.model
             codec = load_codec(model, how.device, how.threads, quiet=how.quiet, metric=how.metric)
             if how.metric and codec.metric != how.metric:
                 raise UsageError(f"model {codec.name} was trained for {codec.metric}, not {how.metric}", METRIC_HINT)
@@ -276,10 +297,12 @@ def describe(
 
 def summarize(record: dict[str, Any]) -> str:
     """The record on one line."""
+    raw_bytes = record["width"] * record["height"] * len(record["mode"]) * record["depth"] // 8
     line = (
         f"{record['input']} -> {record['output']}: {record['width']}x{record['height']}, "
         f"{describe_size(record['bytes'])}, {record['bpp']:.3f} bpp, q {record['quality']:.4g}, "
-        f"{record['ratio_input']:.1f}x smaller than the input, {record['ratio_raw']:.1f}x than raw, "
+        f"{describe_ratio(record['input_bytes'] or 0, record['bytes'], digits=1)} than the input, "
+        f"{describe_ratio(raw_bytes, record['bytes'], digits=1)} than raw, "
         f"{record['seconds']['file']:.2f} s"
     )
     if record["verified"]:

@@ -88,7 +88,15 @@ def run(plan: Plan, recipe: Recipe, batch: Batch, *, label: str, show: Callable[
         ahead = AHEAD_FOR_STORES if plan.in_stores else max(1, at_once // 4)
         outcomes = run_lanes(_admitted(plan, batch), work, stages, at_once + ahead)
     told = ((item.job, outcome) for item, outcome in outcomes)
-    report(told, plan.count, label=label, show=show, quiet=batch.quiet, as_json=batch.as_json)
+    report(
+        told,
+        plan.count,
+        label=label,
+        show=show,
+        quiet=batch.quiet,
+        as_json=batch.as_json,
+        resumable=not batch.force,  # with it what is there may be of before
+    )
 
 
 @dataclass(frozen=True)
@@ -175,8 +183,9 @@ def report(
     show: Callable[[Record], None] | None,
     quiet: bool,
     as_json: bool,
+    resumable: bool = False,
 ) -> None:
-    """Tell of each outcome as it comes, and of the failures and the whole at the end; see `run`."""
+    """Tell of each outcome as it comes, and of the failures and the whole at the end; see `run` and `Tally.tell`."""
     ctx = click.get_current_context()
     tally = Tally(count, debug=bool(ctx.meta.get(DEBUG, False)))
     try:
@@ -188,13 +197,16 @@ def report(
                         warn(f"{job.source.name}: {message}")
                     if as_json:
                         print_json({"input": job.source.name, **tally.failures[-1].as_json()})
-                elif outcome is not None and show and (as_json or not quiet):
+                elif outcome is None:
+                    if as_json:
+                        print_json({"input": job.source.name, "output": job.target_name, "skipped": True})
+                elif show and (as_json or not quiet):
                     show(outcome)
                 step(failed=isinstance(outcome, Exception))
                 if isinstance(outcome, StopBatch):
                     break
     except BaseException:
-        tally.tell(quiet=quiet, as_json=as_json, interrupted=True)
+        tally.tell(quiet=quiet, as_json=as_json, interrupted=True, resumable=resumable)
         raise
     tally.tell(quiet=quiet, as_json=as_json)
     if tally.failures:

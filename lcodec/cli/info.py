@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lcodec.batch.lanes import StopBatch
 from lcodec.batch.plan import Job, Plan
 from lcodec.batch.sources import Search
 from lcodec.cli import files, options
-from lcodec.cli.report import print_json, printable_line
+from lcodec.cli.report import print_json, print_text, printable_line
 from lcodec.cli.tally import describe_size
-from lcodec.errors import StreamError
+from lcodec.errors import LcodecError, OutputError, StreamError
 
 if TYPE_CHECKING:
     from lcodec.container import Container
@@ -44,13 +45,20 @@ def command(
         record, fault = inspect(data, models, limits)
         record = {"input": job.source.name, **record}
         if digest and fault is None:
-            from lcodec import decoder
-
-            record["digest"] = decoder.digest(data, limits=limits)
-        if fault is None and as_json:
-            print_json(record)
-        if not as_json:
-            print_record(record)
+            try:
+                record["digest"] = decode_digest(data, limits)
+            except LcodecError as error:
+                fault = error
+        if fault is not None and as_json:
+            fault.details = record  # which `report` prints with the error
+            raise fault
+        try:
+            if as_json:
+                print_json(record)
+            else:
+                print_record(record)
+        except OutputError as error:  # stdout takes no more
+            raise StopBatch(error) from error
         if fault is not None:
             raise fault
         return {}
@@ -59,7 +67,14 @@ def command(
     files.report(outcomes, plan.count, label="reading", show=None, quiet=not digest, as_json=as_json)
 
 
-def inspect(data: bytes, models: Mapping[str, str], limits: Limits) -> tuple[dict[str, Any], StreamError | None]:
+def decode_digest(data: bytes, limits: Limits) -> str:
+    """Of the latents. Raises LcodecError."""
+    from lcodec import decoder  # with torch
+
+    return decoder.digest(data, limits=limits)
+
+
+def inspect(data: bytes, models: Mapping[str, str], limits: Limits) -> tuple[dict[str, Any], LcodecError | None]:
     """What header and sections say, sizes in bytes, and the fault that a decoder would stop at, if any.
 
     models: names by full id. Raises StreamError when not even the header can be read.
@@ -69,9 +84,11 @@ def inspect(data: bytes, models: Mapping[str, str], limits: Limits) -> tuple[dic
     header = read_header(data)
     sections = []
     slice_bytes = 0
-    fault: StreamError | None = None
+    fault: LcodecError | None = None
     warnings: list[str] = []
     box = Container(header, [])
+    stream_id = header.model_id.hex()
+    model_id = next((id_ for id_ in models if id_.startswith(stream_id)), None)
     try:
         for section in list_sections(data):
             size = section.end - section.offset
@@ -90,8 +107,9 @@ def inspect(data: bytes, models: Mapping[str, str], limits: Limits) -> tuple[dic
         "depth": 16 if header.deep else 8,
         "metadata": describe_metadata(box),
         "quality": header.quality,
-        "model_id": header.model_id.hex(),
-        "model": next((name for id_, name in models.items() if id_.startswith(header.model_id.hex())), None),
+        "stream_id": stream_id,  # the first digits of its model's
+        "model_id": model_id,
+        "model": None if model_id is None else models[model_id],
         "bytes": len(data),
         "overhead_bytes": len(data) - slice_bytes,
         "bpp": round(8 * len(data) / (header.width * header.height), 5),
@@ -122,12 +140,13 @@ def describe_metadata(box: Container) -> dict[str, dict[str, Any]]:
 
 
 def print_record(record: dict[str, Any]) -> None:
+    """Raises OutputError."""
     colour = ("gray" if record["mode"].startswith("L") else "colour") + f" of {record['depth']} bits"
     rows = [
         ("image", f"{record['width']}x{record['height']}, {colour}"),
         ("size", f"{describe_size(record['bytes'])}, {record['bpp']:.3f} bpp"),
         ("quality", f"{record['quality']:g}" if record["quality"] else "the model's only one"),
-        ("model", f"{record['model'] or 'not on this machine'} ({record['model_id']})"),
+        ("model", f"{record['model'] or 'not on this machine'} ({record['stream_id']})"),
         ("slices", f"{record['slices']} of at most {16 << record['slice_log2']} pixels a side"),
         ("format", f"version {record['version']}, {record['overhead_bytes']} bytes besides the slices"),
     ]
@@ -146,6 +165,5 @@ def print_record(record: dict[str, Any]) -> None:
     rows += [("warning", text) for text in record["warnings"]]
     if "digest" in record:
         rows.append(("digest", record["digest"]))
-    click.echo(printable_line(record["input"]))
-    for key, value in rows:
-        click.echo(printable_line(f"  {key:9} {value}"))
+    lines = [record["input"], *(f"  {key:9} {value}" for key, value in rows)]
+    print_text("\n".join(map(printable_line, lines)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lcodec.cli.options import not_empty
 from lcodec.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", "Image", "BandedPicture")
 F = TypeVar("F", bound=Callable[..., Any])
 NONE = "none"
+_MORE_PIXELS = "--limit-pixels N allows more"
 
 _orient = click.Choice(["apply", "keep"])
 _strip = click.option(
@@ -39,9 +41,9 @@ def encode_options(function: F) -> F:
             show_default=True,
             help="Turn the pixels upright as EXIF says, or leave pixels and EXIF as they are.",
         ),
-        click.option("--xmp", metavar="FILE|none", help="Use this XMP packet, or none."),
-        click.option("--exif", metavar="FILE|none", help="Use this EXIF block, or none."),
-        click.option("--icc", metavar="FILE|none", help="Use this colour profile, or none."),
+        click.option("--xmp", metavar="FILE|none", callback=not_empty, help="Use this XMP packet, or none."),
+        click.option("--exif", metavar="FILE|none", callback=not_empty, help="Use this EXIF block, or none."),
+        click.option("--icc", metavar="FILE|none", callback=not_empty, help="Use this colour profile, or none."),
         _strip,
     ):
         function = option(function)
@@ -102,16 +104,19 @@ class Wanted:
 
     def read(self, data: bytes, name: str, limit_pixels: int | None) -> Image:
         """An image file as it is to be encoded. Raises InputError."""
-        from lcodec.image import read_image, usual_limit
+        from lcodec.image import limit_hint, read_image
 
-        limit = usual_limit() if limit_pixels is None else limit_pixels
-        return self.apply(read_image(io.BytesIO(data), name=name, limit_pixels=limit, orient=False))
+        with limit_hint(_MORE_PIXELS):
+            image = read_image(io.BytesIO(data), name=name, limit_pixels=limit_pixels, orient=False)
+        return self.apply(image)
 
     def open_rows(self, source: Path | bytes, name: str, limit_pixels: int | None) -> BandedPicture:
         """The same for a picture that comes in bands. Raises InputError, `NotByRows` where that cannot be."""
-        from lcodec.image import open_rows
+        from lcodec.image import limit_hint, open_rows
 
-        return self.apply(open_rows(source, name=name, limit_pixels=limit_pixels))
+        with limit_hint(_MORE_PIXELS):
+            picture = open_rows(source, name=name, limit_pixels=limit_pixels)
+        return self.apply(picture)
 
     def apply(self, image: T) -> T:
         """An image, read without turning it, as it is to be encoded. Raises InputError."""
@@ -121,8 +126,10 @@ class Wanted:
         if self.strict and image.warnings:
             raise InputError(f"{image.name}: {image.warnings[0]}", hint="without --strict this is a warning only")
         # What says how the pixels lie may not go before they are turned.
-        given_says = self.exif is not None and has_orientation(self.exif)
-        settled = (self.strip or self.exif is not None) and not given_says
+        if self.strip or self.exif is not None:
+            settled = not has_orientation(self.exif)
+        else:  # the image's own EXIF stays
+            settled = self.xmp is not None and not has_orientation(image.exif, self.xmp)
         if settled:
             image = upright(image)
         if self.strip:  # what is given stays
@@ -167,7 +174,7 @@ def fitted(
     picture: P, suffix: str, strip: bool, orient: str, strict: bool
 ) -> tuple[P, list[str]]:
     """A decoded picture as it is to be written, and warnings of what the format loses. Raises OutputError if strict."""
-    from lcodec.image import fit, upright
+    from lcodec.image import fit, format_of, upright
 
     if orient == "apply" or strip:
         picture = upright(picture)
@@ -175,5 +182,7 @@ def fitted(
         picture = stripped(picture)
     picture, lost = fit(picture, suffix)
     if strict and lost:
-        raise OutputError(lost[0], hint="png holds everything")
+        # PNG takes all but XMP that is no text.
+        is_png = format_of(suffix) == "PNG"
+        raise OutputError(lost[0], hint="tiff holds it, --strip leaves it out" if is_png else "png holds everything")
     return picture, lost

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lcodec.cli.report import DEBUG
+from lcodec.errors import UsageError
 
 if TYPE_CHECKING:
     from lcodec.limits import Limits
@@ -22,7 +23,14 @@ PATH = click.Path(readable=False)
 
 
 def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    ctx.meta[DEBUG] = value
+    ctx.meta[DEBUG] = value or ctx.meta.get(DEBUG, False)  # perhaps said before the subcommand
+
+
+def not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Callback of options that name something. Raises UsageError for an empty name, which stands for no default."""
+    if value == "":
+        raise UsageError(f"{param.opts[0]} names nothing", hint="an unset variable of the shell, perhaps")
+    return value
 
 
 debug = click.option(
@@ -94,6 +102,7 @@ def many(function: F) -> F:
         click.option(
             "--ray",
             metavar="ADDRESS|local",
+            callback=not_empty,
             help="Work on a Ray cluster (pip install ray): host:port, auto for the running one, or one made here.",
         ),
         click.option(

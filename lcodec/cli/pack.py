@@ -84,10 +84,10 @@ def _packed(
     sources: list[ImageSource], max_side: int | None, crop: int | None, threads: int | None
 ) -> Iterator[tuple[bytes, int, int] | InputError]:
     """Image files in the order of the sources, a few of them made ahead by threads; an error in place of what fails."""
-    import os
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from lcodec.cores import available_cores
     from lcodec.image.pack import packed_image
 
     def make(source: ImageSource) -> tuple[bytes, int, int] | InputError:
@@ -96,7 +96,7 @@ def _packed(
         except InputError as error:
             return error
 
-    workers = threads or os.cpu_count() or 1
+    workers = threads or available_cores()
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[tuple[bytes, int, int] | InputError]] = deque()
         for source in sources:

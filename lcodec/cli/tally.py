@@ -59,8 +59,11 @@ class Tally:
             self.input_bytes += outcome.get("input_bytes") or 0
             self.output_bytes += outcome.get("output_bytes") or outcome.get("bytes") or 0
 
-    def tell(self, *, quiet: bool, as_json: bool, interrupted: bool = False) -> None:
-        """The failures, one line each and each hint once, then the totals: on stdout, with `as_json` on stderr."""
+    def tell(self, *, quiet: bool, as_json: bool, interrupted: bool = False, resumable: bool = False) -> None:
+        """The failures, one line each and each hint once, then the totals: on stdout, with `as_json` on stderr.
+
+        resumable: whether --skip-existing goes on after an interruption.
+        """
         hints: set[str | None] = set()
         for failure in self.failures:
             failure.complaint.tell(failure.name, hint=failure.complaint.hint not in hints)
@@ -72,14 +75,13 @@ class Tally:
         line = f"{self.done} of {self.total} files done"
         line += f", {self.skipped} skipped" if self.skipped else ""
         line += f", {len(self.failures)} failed" if self.failures else ""
-        line += "; --skip-existing goes on from here" if interrupted and self.done else ""
+        line += "; --skip-existing goes on from here" if interrupted and resumable and self.done else ""
         say(line)
 
     def _totals(self) -> str:
         seconds = time.perf_counter() - self._start
         megapixels = self.pixels / 1e6
-        before, after = max(self.input_bytes, 1), max(self.output_bytes, 1)
-        ratio = f"{before / after:.2f}x smaller" if after <= before else f"{after / before:.2f}x larger"
+        ratio = describe_ratio(self.input_bytes, self.output_bytes, digits=2)
         return (
             f"{megapixels:.1f} MP, {describe_size(self.input_bytes)} -> {describe_size(self.output_bytes)} "
             f"({ratio}), {seconds:.1f} s, {megapixels / seconds:.2f} MP/s"
@@ -93,6 +95,12 @@ def describe_size(size: int) -> str:
     if size < 1_000_000:
         return f"{size / 1000:.1f} kB"
     return f"{size / 1_000_000:.2f} MB"
+
+
+def describe_ratio(before: int, after: int, *, digits: int) -> str:
+    """What became of a size, for people: 12.5x smaller, 1.1x larger."""
+    before, after = max(before, 1), max(after, 1)
+    return f"{before / after:.{digits}f}x smaller" if after <= before else f"{after / before:.{digits}f}x larger"
 
 
 def rounded(seconds: dict[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lcodec.image.picture import Picture, to_8_bits
+from lcodec.image.picture import Colour, Picture, backdrop, blended, to_8_bits
 from lcodec.image.turning import swaps_sides, turn_bands
 
 # A picture of more pixels is read, coded and written by rows where that is possible.
@@ -81,6 +81,14 @@ class BandedPicture:
 
     def in_8_bits(self) -> BandedPicture:
         return replace(self, bands=map(to_8_bits, self.bands), deep=False)
+
+    def over(self, colour: Colour) -> BandedPicture:
+        """As `Picture.over`."""
+        if not self.has_alpha:
+            return self
+        behind = backdrop(colour, self.gray)
+        bands = (blended(band[:, :, :-1], band[:, :, -1], behind) for band in self.bands)
+        return replace(self, bands=bands, has_alpha=False)
 
     def turned(self, orientation: int) -> BandedPicture:
         """As `Picture.turned`; see `turn_bands` for what that takes."""

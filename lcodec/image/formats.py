@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _PNG_COLOUR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _BAND_BYTES = 1 << 22  # about what is filtered and compressed at a time
 _TIFF_MAX_BYTES = 4_000_000_000  # of strips; offsets have 32 bits
+_TIFF_MAX_RATIO = 4  # of samples and what they come to: photographs have 2, and 3 where they were enlarged four times
 
 
 def write_png(file: BinaryIO, picture: BandedPicture, quick: bool = True) -> None:
@@ -107,10 +108,20 @@ def write_tiff(file: BinaryIO, picture: BandedPicture, quick: bool = True) -> No
         lengths.append(len(packed))
         offset += len(packed) + len(packed) % 2
         if offset > _TIFF_MAX_BYTES:
-            raise UsageError("TIFF cannot hold this picture in its 4 GB", hint="png can")
+            raise _tiff_is_full()
     file.seek(begin)
     file.write(_tiff_head(tags, lengths))
     file.seek(0, os.SEEK_END)
+
+
+def check_tiff(raw_bytes: int) -> None:
+    """Raise UsageError for so many bytes of samples if they will not fit into a TIFF; of what may fit, `write_tiff`."""
+    if raw_bytes > _TIFF_MAX_RATIO * _TIFF_MAX_BYTES:
+        raise _tiff_is_full()
+
+
+def _tiff_is_full() -> UsageError:
+    return UsageError("TIFF cannot hold this picture in its 4 GB", hint="png can")
 
 
 def _tags(picture: BandedPicture, rows: int) -> ImageFileDirectory_v2:

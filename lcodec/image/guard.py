@@ -93,6 +93,12 @@ def pillow_pixels() -> int | None:
         return PIL.Image.MAX_IMAGE_PIXELS
 
 
+def usual_limit() -> int | None:
+    """The pixels from which on Pillow does not only warn of a picture, but refuses it; None if it has no limit."""
+    most = pillow_pixels()
+    return None if most is None else 2 * most
+
+
 def open_image(source: bytes | Path, limit_pixels: int | None) -> PIL.Image.Image:
     """An image file, or its bytes, opened, not loaded: that needs no guard. Raises what Pillow raises."""
     with pillow_limit(limit_pixels):

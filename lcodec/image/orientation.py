@@ -30,9 +30,9 @@ def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:
     return int(found[2]) if found else 1
 
 
-def has_orientation(exif: bytes) -> bool:
-    """Whether an EXIF block says anything about it."""
-    return _find(exif) is not None
+def has_orientation(exif: bytes | None, xmp: bytes | None = None) -> bool:
+    """Whether metadata say anything about it."""
+    return _find(exif) is not None or _XMP.search(xmp or b"") is not None
 
 
 def upright(picture: P) -> P:

@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from lcodec.errors import InputError
+from lcodec.errors import InputError, UsageError
 from lcodec.image.turning import turn
 
 P = TypeVar("P", bound="Pictured")
 Q = TypeVar("Q", bound="Picture")
+Colour = tuple[int, int, int]  # R, G, B, each 0 to 255
+_ROWS_TO_BLEND = 64  # at a time, for they take 32 bits a sample meanwhile
 
 
 class Pictured(Protocol):
@@ -38,6 +40,7 @@ class Pictured(Protocol):
     def has_alpha(self) -> bool: ...
     def without_alpha(self: P) -> P: ...
     def in_8_bits(self: P) -> P: ...
+    def over(self: P, colour: Colour) -> P: ...
     def turned(self: P, orientation: int) -> P: ...
 
 
@@ -104,6 +107,16 @@ class Picture:
     def in_8_bits(self: Q) -> Q:
         return self._mapped(to_8_bits)
 
+    def over(self: Q, colour: Colour) -> Q:
+        """Without alpha, in front of a colour. Raises UsageError for gray in front of one that is not gray."""
+        if self.alpha is None:
+            return self
+        behind, pixels = backdrop(colour, self.gray), np.empty_like(self.pixels)
+        for row in range(0, self.height, _ROWS_TO_BLEND):
+            part = slice(row, row + _ROWS_TO_BLEND)
+            pixels[part] = blended(self.pixels[part], self.alpha[part], behind)
+        return replace(self, pixels=pixels, alpha=None)
+
     def turned(self: Q, orientation: int) -> Q:
         """As orientation 1 to 8 says that stored pixels are seen; the metadata stay as they are."""
         return self._mapped(lambda samples: turn(samples, orientation))
@@ -116,6 +129,21 @@ class Picture:
         """uint8 (H, W, 3), without alpha: gray three times, 16 bits rounded to 8."""
         pixels = to_8_bits(self.pixels)
         return np.repeat(pixels[:, :, None], 3, axis=2) if self.gray else pixels
+
+
+def backdrop(colour: Colour, gray: bool) -> np.ndarray:
+    """A colour as `blended` takes it."""
+    if gray and len(set(colour)) > 1:
+        raise UsageError("a gray picture has no place for a background in colour", "one of gray, say white, goes")
+    return np.array(colour[0] if gray else colour, np.uint32)
+
+
+def blended(samples: np.ndarray, alpha: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 (H, W) or (H, W, channels) in front of a colour, to the nearest; alpha: straight, (H, W)."""
+    top = np.uint32(np.iinfo(samples.dtype).max)
+    opacity = alpha.astype(np.uint32).reshape(*alpha.shape, *[1] * (samples.ndim - 2))
+    sums = samples * opacity + behind * (top // 255) * (top - opacity)  # at most 65535^2, and a half more
+    return ((sums + top // 2) // top).astype(samples.dtype)
 
 
 def to_8_bits(samples: np.ndarray) -> np.ndarray:

@@ -21,13 +21,13 @@ import PIL.ImageCms
 from lcodec.errors import InputError
 from lcodec.image import profile
 from lcodec.image.deep import is_deep, raw_modes, read_deep
-from lcodec.image.guard import open_image, pillow_limit
+from lcodec.image.guard import open_image, pillow_limit, usual_limit
 from lcodec.image.metadata import XMP_DAMAGED, read_exif, read_xmp
 from lcodec.image.orientation import as_upright, upright
 from lcodec.image.picture import Picture
 
 INPUT_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
+    ".png .apng .jpg .jpeg .jpe .jfif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .gif".split()
 )
 
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
@@ -49,6 +49,10 @@ class Image(Picture):
     warnings: tuple[str, ...] = ()
 
 
+class TooLarge(InputError):
+    """A picture has more pixels than the limit; see `limit_hint`."""
+
+
 def read_image(
     source: str | os.PathLike[str] | BinaryIO,
     *,
@@ -59,7 +63,7 @@ def read_image(
     """Read a PNG, JPEG, WebP, BMP, TIFF, PPM or GIF file, of several frames or pages the first.
 
     source: a path, or a file opened in binary mode. name: what messages call it, by default the path.
-    limit_pixels: refuse larger pictures before decoding them; by default Pillow's MAX_IMAGE_PIXELS. orient: turn the
+    limit_pixels: refuse larger pictures before decoding them; by default `usual_limit`. orient: turn the
     picture upright as its EXIF says; otherwise pixels and EXIF stay as they are (but for TIFF, which Pillow turns).
     Raises InputError, with the name in its message.
     """
@@ -75,6 +79,7 @@ def read_image(
         data = read_all(source, name)
     if not data:
         raise InputError(f"{name} is empty")
+    limit_pixels = usual_limit() if limit_pixels is None else limit_pixels
     with reading(name, data):
         with pillow_limit(limit_pixels) as limit:
             image = open_image(data, limit)
@@ -203,8 +208,18 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         file.seek(behind)
 
 
-def too_large(name: str, what: str) -> InputError:
-    return InputError(f"{name} has {what}", hint="--limit-pixels N allows more, in Python max_pixels=N")
+def too_large(name: str, what: str) -> TooLarge:
+    return TooLarge(f"{name} has {what}")
+
+
+@contextmanager
+def limit_hint(hint: str) -> Iterator[None]:
+    """For those whose users can allow more pixels: how, where that is the error."""
+    try:
+        yield
+    except TooLarge as error:
+        error.hint = hint
+        raise
 
 
 # ---- from Pillow's image to ours

@@ -19,7 +19,7 @@ import PIL.Image
 from lcodec.errors import InputError
 from lcodec.image.banded import BAND_ROWS, BandedPicture
 from lcodec.image.deep import raw_modes
-from lcodec.image.guard import open_image, pillow_pixels
+from lcodec.image.guard import open_image, usual_limit
 from lcodec.image.metadata import read_exif
 from lcodec.image.orientation import as_upright
 from lcodec.image.read import check_png, frames, has_more, open_binary, own_profile, own_xmp, reading, too_large
@@ -34,12 +34,6 @@ _PAGES = ("TIFF", "MPO")  # of these libvips takes the first picture, as Pillow 
 
 class NotByRows(InputError):
     """The picture is there, but can only be read as a whole; the message says why."""
-
-
-def usual_limit() -> int | None:
-    """The pixels from which on Pillow does not only warn of a picture, but refuses it; None if it has no limit."""
-    most = pillow_pixels()
-    return None if most is None else 2 * most
 
 
 def open_rows(source: Path | bytes, *, name: str, limit_pixels: int | None = None) -> BandedPicture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ import PIL.PngImagePlugin
 from lcodec.atomic import write_atomically
 from lcodec.errors import UsageError
 from lcodec.image.banded import BandedPicture
-from lcodec.image.formats import write_png, write_ppm, write_tiff
+from lcodec.image.formats import check_tiff, write_png, write_ppm, write_tiff
 from lcodec.image.metadata import EXIF_PREFIX, tiff_tags
 from lcodec.image.orientation import orientation, upright
 from lcodec.image.picture import P, Picture, Pictured, to_8_bits
@@ -36,6 +37,12 @@ OUTPUT_SUFFIXES = tuple(_FORMATS)
 _HOLD_ALPHA = {"PNG", "WEBP", "TIFF"}
 _HOLD_DEEP = {"PNG", "TIFF", "PPM"}
 _HOLD_METADATA = {"PNG", "JPEG", "WEBP", "TIFF"}
+_HAVE_QUALITY = {"JPEG", "WEBP"}
+_BY_ROWS: dict[str, Callable[[BinaryIO, BandedPicture], None]] = {
+    "PNG": write_png,
+    "PPM": write_ppm,
+    "TIFF": write_tiff,
+}
 # Lossless where the format can be; for JPEG so good that its error stays far below the codec's own.
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -43,6 +50,7 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "PNG": {"compress_level": 3},  # 2 % larger than at 6, in 42 ms instead of 110 (Kodak)
 }
 _SIDE_MAX = {"JPEG": 65535, "WEBP": 16383}  # pixels
+_BMP_MAX_BYTES = (1 << 32) - 1
 # A JPEG's segment has 65,533 bytes, some of them for a name; an ICC profile may take 255 segments.
 _JPEG_LIMITS = {"exif": 65533 - len(EXIF_PREFIX), "xmp": 65533 - 29, "icc": 255 * 65519}
 _NAMES = {"icc": "the colour profile", "exif": "EXIF", "xmp": "XMP"}
@@ -55,8 +63,7 @@ def fit(picture: P, suffix: str) -> tuple[P, list[str]]:
     OUTPUT_SUFFIXES, and for colour in a PGM.
     """
     kind = format_of(suffix)
-    if suffix.lower() == ".pgm" and not picture.gray:
-        raise UsageError("a .pgm file holds gray only", ".ppm is for colour")
+    _refuse_colour(picture.gray, suffix)
     lost = []
     if picture.has_alpha and kind not in _HOLD_ALPHA:
         picture = picture.without_alpha()
@@ -75,11 +82,38 @@ def fit(picture: P, suffix: str) -> tuple[P, list[str]]:
     return picture, [f"{kind} cannot hold {_listed(lost)}"] if lost else []
 
 
-def image_bytes(picture: Picture | np.ndarray, suffix: str) -> bytes:
+def check_fits(height: int, width: int, gray: bool, deep: bool, suffix: str) -> None:
+    """Raise UsageError where the format of `suffix` has no place for such a picture, as far as that shows without it.
+
+    Either side may be the height: what is refused is so for the turned picture, too.
+    """
+    kind = format_of(suffix)
+    _refuse_colour(gray, suffix)
+    samples = height * width * (1 if gray else 3)
+    if max(height, width) > _SIDE_MAX.get(kind, 1 << 31) or (kind == "BMP" and samples > _BMP_MAX_BYTES):
+        raise _too_large(height, width, kind)
+    if kind == "TIFF":
+        check_tiff(samples * (2 if deep else 1))
+
+
+def check_quality(suffix: str) -> None:
+    """Raise UsageError where the format of `suffix` has no quality to choose."""
+    kind = format_of(suffix)
+    if kind not in _HAVE_QUALITY:
+        raise UsageError(f"{kind} has no quality: it is written without loss", "jpg and webp have one")
+
+
+def is_by_rows(suffix: str) -> bool:
+    """Whether `write_bands` holds some rows only, and not the picture, in the format of `suffix`."""
+    return format_of(suffix) in _BY_ROWS
+
+
+def image_bytes(picture: Picture | np.ndarray, suffix: str, quality: int | None = None) -> bytes:
     """The file that holds a picture, or pixels alone, in the format of `suffix` (".png", ".jpg", ...).
 
-    What the format cannot hold is left out, see `fit`. Raises UsageError for a suffix that is not in OUTPUT_SUFFIXES
-    and for sizes that the format cannot hold.
+    What the format cannot hold is left out, see `fit`. quality: 1 to 100 for JPEG, and for WebP, which is lossless
+    without; see `check_quality`. Raises UsageError for a suffix that is not in OUTPUT_SUFFIXES and for sizes that the
+    format cannot hold.
     """
     kind = format_of(suffix)
     picture, _ = fit(picture if isinstance(picture, Picture) else Picture(picture), suffix)
@@ -91,33 +125,37 @@ def image_bytes(picture: Picture | np.ndarray, suffix: str) -> bytes:
     elif picture.deep:
         write_ppm(buffer, BandedPicture.of(picture))
     else:
-        try:
-            _joined(picture).save(buffer, format=kind, **_options(picture, kind))
-        except (OSError, ValueError) as error:
-            raise _too_large(picture, kind) from error
+        _save(_joined(picture), buffer, kind, _options(picture, kind, quality))
     return buffer.getvalue()
 
 
-def write_bands(file: BinaryIO, picture: BandedPicture, suffix: str) -> None:
+def write_bands(file: BinaryIO, picture: BandedPicture, suffix: str, quality: int | None = None) -> None:
     """Write the file that holds a picture as its bands come, to where `file` stands, which can be gone back in.
 
     PNG, PPM and TIFF take the memory of some rows. For the others Pillow holds the picture, with 4 bytes a pixel.
-    Raises UsageError like image_bytes, and what its bands raise.
+    quality: as for `image_bytes`. Raises UsageError like it, and what its bands raise.
     """
     kind = format_of(suffix)
     picture, _ = fit(picture, suffix)
-    writer = {"PNG": write_png, "PPM": write_ppm, "TIFF": write_tiff}.get(kind)
-    if writer is not None:
-        writer(file, picture)
+    check_fits(picture.height, picture.width, picture.gray, picture.deep, suffix)
+    if kind in _BY_ROWS:
+        _BY_ROWS[kind](file, picture)
         return
-    if max(picture.height, picture.width) > _SIDE_MAX.get(kind, 1 << 31):
-        raise _too_large(picture, kind)
     image = PIL.Image.new(picture.mode, (picture.width, picture.height))
     row = 0
     for band in picture.bands:
         image.paste(PIL.Image.fromarray(band[:, :, 0] if picture.channels == 1 else band), (0, row))
         row += len(band)
-    image.save(file, format=kind, **_options(picture, kind))
+    _save(image, file, kind, _options(picture, kind, quality))
+
+
+def _save(image: PIL.Image.Image, file: BinaryIO, kind: str, options: dict[str, Any]) -> None:
+    try:
+        image.save(file, format=kind, **options)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the system, say a full disk, and not of the format
+            raise
+        raise _too_large(image.height, image.width, kind) from error
 
 
 def write_image(path: str | os.PathLike[str], picture: Picture | np.ndarray, overwrite: bool = False) -> None:
@@ -193,13 +231,20 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def _too_large(picture: Pictured, kind: str) -> UsageError:
-    return UsageError(f"{kind} cannot hold {picture.width}x{picture.height} pixels", hint="png can")
+def _refuse_colour(gray: bool, suffix: str) -> None:
+    if suffix.lower() == ".pgm" and not gray:
+        raise UsageError("a .pgm file holds gray only", ".ppm is for colour")
 
 
-def _options(picture: Pictured, kind: str) -> dict[str, Any]:
+def _too_large(height: int, width: int, kind: str) -> UsageError:
+    return UsageError(f"{kind} cannot hold {width}x{height} pixels", hint="png can")
+
+
+def _options(picture: Pictured, kind: str, quality: int | None) -> dict[str, Any]:
     """Arguments of Pillow's save, with the metadata."""
     options: dict[str, Any] = dict(_SAVE_OPTIONS.get(kind, {}))
+    if quality is not None:
+        options |= {"quality": quality, "lossless": False}
     if picture.icc is not None:
         options["icc_profile"] = picture.icc
     if picture.exif is not None:

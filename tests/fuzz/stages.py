@@ -290,7 +290,8 @@ class Arguments(Stage):
         "a.lic b.lic bad.lic text.txt missing.png . .. / sub out.png out.lic sub/ *.png "
         "--region 0,0,8,8 1,2,3 -1,0,5,5 "
         "--limit-pixels 10 1e9 --target-bpp 0.5 --target-psnr 36 nan inf --target-size 2kB 0 --effort --all --yes -f "
-        "jpg exe --format --strip --allow-partial --digest --metric mse --calibration --report --fp16 --summary \x07 "
+        "jpg exe --format --depth 8 --drop-alpha --background white --output-quality "
+        "--strip --allow-partial --digest --metric mse --calibration --report --fp16 --summary \x07 "
         "ä \udcff 4 2.5 9 tiny-mbt2018-mean m.safetensors ckpt.pt --help -h -V --debug --debug= --=x -q=4 --list "
         "--resume --skip-existing --fail-fast --text --no-text --card"
     ).split(" ")
