@@ -258,7 +258,7 @@ def test_large_calibration_images_are_cut_to_what_fits_into_memory(work, monkeyp
     assert all(image.base is None for image in calibration_images(Path("photos")))
 
 
-def test_validation_gets_what_memory_training_images_leave(work, monkeypatch):
+def test_training_images_get_what_memory_validation_leaves(work, monkeypatch):
     limits = []
 
     class Counted(Photographs):

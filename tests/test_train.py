@@ -291,7 +291,9 @@ def test_image_that_becomes_unreadable_is_replaced_told_and_counted(photo, tmp_p
 def test_memory_is_kept_for_what_fits_after_what_does_not(photo, tmp_path):
     PIL.Image.fromarray(photo).save(tmp_path / "a.png")
     PIL.Image.fromarray(photo[:64, :64]).save(tmp_path / "b.png")
-    assert Photographs(tmp_path, limit_bytes=20_000).cached_bytes == 64 * 64 * 3
+    messages: list[str] = []
+    assert Photographs(tmp_path, limit_bytes=20_000, warn=messages.append).cached_bytes == 64 * 64 * 3
+    assert len(messages) == 1 and messages[0].startswith("1 of 2 images are decoded for each crop")
 
 
 def test_pattern_that_freezes_nothing_is_refused(data, tmp_path):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lcodec.cores import available_cores
 from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
 from lcodec.image.pack import SUFFIX, ImageSource, image_sources
@@ -48,11 +50,9 @@ class Photographs:
         self.cached_bytes = 0
         self.warn = warn
         self.replaced = 0
-        for source in sources:
-            try:
-                pixels = source.read().rgb8()
-            except InputError as e:
-                warn(f"skipped: {e}")
+        for source, pixels in _decoded(sources):
+            if isinstance(pixels, InputError):
+                warn(f"skipped: {pixels}")
                 self.skipped += 1
                 continue
             self.sources.append(source)
@@ -64,6 +64,8 @@ class Photographs:
             raise _nothing(folders)
         if self.skipped:
             warn(f"{self.skipped} of {len(sources)} images skipped")
+        if limit_bytes and (again := sum(pixels is None for pixels in self._cache)):
+            warn(f"{again} of {len(self)} images are decoded for each crop: they do not fit in memory (--cache-gib)")
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -113,6 +115,22 @@ class Photographs:
             crop = np.rot90(_whole_pixels(pixels), turns)
             _whole_pixels(out[i])[:] = crop[:, ::-1] if flip else crop
         return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def _decoded(sources: Sequence[ImageSource]) -> Iterator[tuple[ImageSource, np.ndarray | InputError]]:
+    """Each with its pixels, uint8 (H, W, 3), or what is wrong with it; decoded on all cores, in order."""
+
+    def decode(source: ImageSource) -> np.ndarray | InputError:
+        try:
+            return source.read().rgb8()
+        except InputError as e:
+            return e
+
+    cores = available_cores()
+    with ThreadPoolExecutor(cores, "lcodec-data") as pool:
+        for first in range(0, len(sources), 4 * cores):  # some at a time: what is too much is not kept
+            some = sources[first : first + 4 * cores]
+            yield from zip(some, pool.map(decode, some), strict=True)
 
 
 def _whole_pixels(pixels: np.ndarray) -> np.ndarray:
