@@ -32,8 +32,8 @@ _BLOCKS = {"icc_profile": "icc", "exif": "exif", "xmp": "xmp"}  # as Pillow call
 
 
 class LicImageFile(ImageFile.ImageFile):
-    """A .lic file. `info` has icc_profile, exif and xmp as other formats have them, quality, model_id (hexadecimal, the
-    first 8 bytes of the model's hash) and depth (bits a sample in the file).
+    """A .lic file. `info` has icc_profile, exif and xmp as other formats have them, quality, stream_id (hexadecimal,
+    the first 8 bytes of the model's id; model_id is the same) and depth (bits a sample in the file).
 
     Pillow has no 16-bit colour, so that is rounded to 8 bits. Decoding on the device and with the threads that
     `device` and `threads` of this class say, within its `limits`, None for the usual ones (see `lcodec.limits`); pixels
@@ -64,7 +64,9 @@ class LicImageFile(ImageFile.ImageFile):
         self._mode = pillow_mode(header.gray, header.deep, front.alpha is not None)
         self._decoded = False
         warn(front.warnings, stacklevel=5)  # the line that opens the image
-        self.info.update(quality=header.quality, model_id=header.model_id.hex(), depth=16 if header.deep else 8)
+        stream_id = header.model_id.hex()
+        self.info.update(quality=header.quality, stream_id=stream_id, model_id=stream_id)
+        self.info["depth"] = 16 if header.deep else 8
         for key, data in (("icc_profile", front.icc), ("xmp", front.xmp)):
             if data is not None:
                 self.info[key] = data

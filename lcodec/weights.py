@@ -414,9 +414,15 @@ def changed_ns(path: Path) -> int:
 
 def _is_whole(path: Path) -> bool:
     try:
-        load(path)
-    except ModelError:
+        there = path.stat()
+        return _loads(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
+    except (OSError, ModelError):
         return False
+
+
+@lru_cache(maxsize=64)  # every call of `lcodec.decode` looks for its model
+def _loads(path: Path, _identity: tuple[int, ...]) -> bool:
+    load(path)
     return True
 
 

@@ -27,6 +27,7 @@ from lcodec.batch.plan import Job, Naming, Plan
 from lcodec.batch.sources import Search, Source
 from lcodec.cli import files
 from lcodec.cli.encode import Encoder, Encoding
+from lcodec.cli.tally import Tally
 from lcodec.errors import InputError
 from tests.test_cli import FakeCodec, fake, names, picture, run, stream
 
@@ -198,8 +199,9 @@ def test_several_outputs_do_not_make_a_folder_of_a_files_name(fake):
     picture("in/a.png")
     picture("in/b.png", seed=1)
     for inputs in (["in/a.png", "in/b.png"], ["in"]):
-        result = run("encode", *inputs, "-o", "two.lic")
-        assert result.exit_code == 2 and "-o two.lic/ makes a folder of it" in result.stderr
+        for name in ("two.lic", "two.png"):
+            result = run("encode", *inputs, "-o", name)
+            assert result.exit_code == 2 and f"-o {name}/ makes a folder of it" in result.stderr
     assert fake.loads == [] and not Path("two.lic").exists()
     for options in (["-o", "two.lic/"], ["-o", "two.lic", "--force"], ["--out-dir", "three.lic"]):  # one is there now
         assert run("encode", "in", *options).exit_code == 0
@@ -365,18 +367,20 @@ def test_failures_are_listed_at_the_end_a_line_each_and_a_hint_once(fake):
 def test_interrupted_batch_tells_how_to_go_on_where_that_is_right(fake, monkeypatch, options, told):
     for i in range(3):
         picture(f"in/{i}.png", width=20 if i == 2 else 7, seed=i)
-    encode = FakeCodec.encode
+    encode, add, counted = FakeCodec.encode, Tally.add, threading.Event()
 
     def interrupt_the_last(self, image, quality, **other):
         if image.width == 20:
-            deadline = time.monotonic() + 30
-            while not Path("out/0.lic").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(0.2)
+            counted.wait(timeout=30)
             raise KeyboardInterrupt
         return encode(self, image, quality, **other)
 
+    def count(self, *outcome):
+        add(self, *outcome)
+        counted.set()
+
     monkeypatch.setattr(FakeCodec, "encode", interrupt_the_last)
+    monkeypatch.setattr(Tally, "add", count)
     result = run("encode", "in", "-o", "out", "--jobs", "2", *options)
     assert result.exit_code == 130 and "of 3 files done" in result.stderr
     assert ("--skip-existing" in result.stderr) == told

@@ -118,6 +118,7 @@ def fake(monkeypatch, tmp_path):
         "weights": types.SimpleNamespace(
             DEFAULT_MODEL="fake",
             list_models=lambda: [FakeModel()],
+            readable_models=lambda: [FakeModel()],
             search_path=lambda: [Path("/somewhere")],
             find=lambda name: Path("/somewhere/fake.safetensors"),
             is_checkpoint=lambda path: False,
@@ -619,6 +620,7 @@ def test_choices_that_cannot_be_are_refused_at_once(fake):
     for options, message in (
         (["--background", "no-colour"], "'no-colour' is no opaque colour"),
         (["--background", "#ff880080"], "no opaque colour"),
+        (["--background", "rgb(300,0,0)"], "no opaque colour"),
         (["--background", "white", "--drop-alpha"], "contradict"),
         (["--depth", "12"], "12"),
     ):

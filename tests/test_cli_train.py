@@ -90,6 +90,10 @@ def test_one_command_line_begins_and_goes_on(work):
     for steps in ("1", "2"):
         result = run(*TRAIN, "--steps", steps, "--resume", "auto", "--rate-balance", "0.2", "--json")
         assert json.loads(result.stdout.splitlines()[-1])["step"] == int(steps), result.output
+    for said in ("true", '"auto"'):
+        Path("on.toml").write_text(f"resume = {said}\nsteps = 3\n")
+        result = run(*TRAIN, "--recipe", "on.toml", "--rate-balance", "0.2", "--json")
+        assert json.loads(result.stdout.splitlines()[-1])["step"] == 3, result.output
     assert checkpoint.load(Path("run/checkpoint.pt"))["options"]["rate_balance"] == 0.2
 
 

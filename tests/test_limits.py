@@ -143,12 +143,17 @@ def test_time_of_synthesis_is_looked_at(codec, data, monkeypatch):
     fast = codec.transforms.synthesise
 
     def synthesise(*arguments, **named):
-        time.sleep(0.6)
+        time.sleep(0.05)
         return fast(*arguments, **named)
 
     monkeypatch.setattr(codec.transforms, "synthesise", synthesise)
+    seen: dict[str, float] = {}
+    monkeypatch.setattr(Limits, "check_seconds", lambda self, stage, seconds: seen.update({stage: seconds}))
+    codec.decode(data)
+    assert seen["synthesis"] >= 0.05 and seen["entropy decoding"] > 0
+    monkeypatch.undo()
     with pytest.raises(LimitExceeded, match="synthesis that has taken"):
-        codec.decode(data, limits=Limits(seconds=0.5))
+        Limits(seconds=0.5).check_seconds("synthesis", 0.51)
 
 
 def bomb(codec, side: int, slice_log2: int) -> bytes:

@@ -285,7 +285,11 @@ def test_image_that_becomes_unreadable_is_replaced_told_and_counted(photo, tmp_p
     (tmp_path / "1.png").unlink()
     crops = data.crops(np.random.default_rng(0), 12, 64)
     assert crops.shape == (12, 3, 64, 64)
-    assert 0 < data.replaced == len(messages) < 12 and all("1.png" in m for m in messages)
+    assert data.lost == len(messages) == 1 and "1.png" in messages[0]
+    for i in (0, 2):
+        (tmp_path / f"{i}.png").unlink()
+    with pytest.raises(InputError, match=r"\.png|unreadable"):
+        data.crops(np.random.default_rng(0), 12, 64)
 
 
 def test_memory_is_kept_for_what_fits_after_what_does_not(photo, tmp_path):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from lcodec import decoder, weights
+from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import ModelError, OutputError
 from lcodec.nets import ARCHITECTURES, NetConfig
@@ -245,3 +247,13 @@ def test_file_of_more_than_a_model_can_need_is_not_read(model_file, tmp_path):
         f.truncate(8 + len(new) + end + (5 << 28))
     with less_memory_than(200_000), pytest.raises(ModelError, match="more than any model needs"):
         weights.load(path)
+
+
+def test_info_knows_a_model_behind_another_of_its_name(model_file, tmp_path, monkeypatch, photo):
+    codec = Codec(model_file, "cpu", 1)
+    (tmp_path / "a.lic").write_bytes(codec.encode(photo[:64, :64], 2.0).data)
+    other = replace(codec.file, config={**codec.file.config, "qualities": [1.0, 7.0]})
+    weights.save(other, tmp_path / model_file.name)
+    monkeypatch.setenv(weights.ENVIRONMENT, os.pathsep.join((str(tmp_path), str(model_file.parent))))
+    result = CliRunner().invoke(cli, ["info", "--json", str(tmp_path / "a.lic")])
+    assert json.loads(result.stdout)["model_id"] == codec.id

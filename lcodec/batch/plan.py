@@ -127,13 +127,14 @@ class Naming:
     output: as given by -o; without, an output goes beside its input (that of stdin to stdout). For several inputs, or
     with `is_folder`, it is a folder in which the structure below a given folder is kept. suffix: the ending of new
     names, in place of the input's, or after it with `keep_suffix`. What would have it twice has it once, so that
-    a.png.lic becomes a.png again.
+    a.png.lic becomes a.png again. of_files: endings of names that no folder has by mistake.
     """
 
     suffix: str
     output: str | None = None
     is_folder: bool = False
     keep_suffix: bool = False
+    of_files: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.output in STDOUT_NAMES:
@@ -206,7 +207,7 @@ class Plan:
         """Whether a name that is not there looks like that of an output, and nothing says that it is a folder."""
         if self.naming is None or self.naming.is_folder or output.endswith(("/", os.sep)):
             return False
-        return os.path.splitext(output)[1].lower() == self.naming.suffix
+        return os.path.splitext(output)[1].lower() in {self.naming.suffix, *self.naming.of_files}
 
     @property
     def to_stdout(self) -> bool:

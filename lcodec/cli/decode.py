@@ -51,7 +51,7 @@ def _read_colour(_ctx: click.Context, _param: click.Parameter, value: str | None
     colour: tuple[int, ...] = ()
     with suppress(ValueError):
         colour = ImageColor.getrgb(value)
-    if len(colour) != 3:
+    if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
         raise UsageError(f"{value!r} is no opaque colour", hint="a name such as white, or '#RRGGBB'")
     return colour[0], colour[1], colour[2]
 

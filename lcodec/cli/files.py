@@ -58,6 +58,8 @@ T = TypeVar("T")
 
 def make_plan(inputs: Sequence[str], batch: Batch, suffixes: Collection[str], what: str, suffix: str) -> Plan:
     """What goes where. what: the inputs, in the plural. suffix: the ending of outputs. Raises as `Plan.make` does."""
+    from lcodec.image import INPUT_SUFFIXES, OUTPUT_SUFFIXES
+
     if batch.output is not None and batch.out_dir is not None:
         raise UsageError("-o and --out-dir both say where outputs go", hint="leave one out")
     if batch.force and batch.skip_existing:
@@ -66,7 +68,9 @@ def make_plan(inputs: Sequence[str], batch: Batch, suffixes: Collection[str], wh
         if given == "":
             raise UsageError(f"{option} names nothing", hint="an unset variable of the shell, perhaps")
     output, is_folder = (batch.out_dir, True) if batch.out_dir is not None else (batch.output, False)
-    plan = Plan.make(Search.of(inputs, suffixes, what), Naming(suffix, output, is_folder, batch.keep_suffix))
+    endings = frozenset({".lic", *INPUT_SUFFIXES, *OUTPUT_SUFFIXES})
+    naming = Naming(suffix, output, is_folder, batch.keep_suffix, endings)
+    plan = Plan.make(Search.of(inputs, suffixes, what), naming)
     if plan.to_stdout and batch.as_json:
         raise UsageError("--json and the output cannot both go to stdout")
     return plan

@@ -36,7 +36,9 @@ def command(
     """
     from lcodec import weights
 
-    models = {model.id: model.name for model in weights.list_models()}
+    models: dict[str, str] = {}
+    for model in weights.readable_models():  # of the same name, too: a decoder looks for the id
+        models.setdefault(model.id, model.name)
     plan = Plan.make(Search.of(inputs, {".lic"}, ".lic files"), None)
     limits = options.limits_of(limit, limit_pixels)
 
@@ -69,7 +71,7 @@ def command(
 
 def decode_digest(data: bytes, limits: Limits) -> str:
     """Of the latents. Raises LcodecError."""
-    from lcodec import decoder  # with torch
+    from lcodec import decoder  # with numpy
 
     return decoder.digest(data, limits=limits)
 

@@ -54,6 +54,10 @@ def read(path: Path, command: click.Command) -> dict[str, Any]:
             raise UsageError(f"{path}: {command.name} has no option {key!r}")
         if isinstance(value, dict):
             raise UsageError(f"{path}: {key} is a table, not a value")
+        if isinstance(value, bool) and (said := _flag_value(command, name)):  # an option that may have a value
+            if not value:
+                continue
+            value = said
         if _multiple(command, name):
             value = value if isinstance(value, list) else [value]
         elif isinstance(value, list):
@@ -64,6 +68,13 @@ def read(path: Path, command: click.Command) -> dict[str, Any]:
 
 def _multiple(command: click.Command, name: str) -> bool:
     return any(p.name == name and getattr(p, "multiple", False) for p in command.params)
+
+
+def _flag_value(command: click.Command, name: str) -> str | None:
+    """What an option stands for that may have a value and has none."""
+    found = next(p for p in command.params if p.name == name)
+    value = getattr(found, "flag_value", None)
+    return value if isinstance(value, str) and not getattr(found, "is_flag", False) else None
 
 
 def _apply(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:

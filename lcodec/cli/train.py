@@ -170,7 +170,7 @@ def command(
         M = default_latents(settings["N"], levels)
     again = resume == "yes"
     if os.environ.get("RANK", "0") == "0":  # the others need not see it
-        again = resume == "yes" or (resume == "auto" and checkpoint_path(out).exists())
+        again = resume == "yes" or (resume == "auto" and os.path.exists(checkpoint_path(out)))
         check_place(out, again)  # before what takes long
     with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
 from lcodec.image.pack import SUFFIX, ImageSource, image_sources
 
+DECODERS = 8  # threads that decode images when a run begins
 REPLACEMENTS = 8  # images that are tried in place of one that has become unreadable
 
 
@@ -49,7 +53,8 @@ class Photographs:
         self.skipped = 0
         self.cached_bytes = 0
         self.warn = warn
-        self.replaced = 0
+        self._lost: set[int] = set()  # that have become unreadable
+        self._lock = threading.Lock()
         for source, pixels in _decoded(sources):
             if isinstance(pixels, InputError):
                 warn(f"skipped: {pixels}")
@@ -81,22 +86,31 @@ class Photographs:
 
     def _readable(self, index: int) -> np.ndarray:
         """The image, or one of those after it where it has become unreadable. Raises InputError if they are, too."""
-        first: InputError | None = None
+        error: InputError | None = None
         for following in range(min(REPLACEMENTS + 1, len(self))):
+            here = (index + following) % len(self)
+            if here in self._lost:
+                continue
             try:
-                return self[(index + following) % len(self)]
+                return self[here]
             except InputError as e:
-                first = first or e
-                self.replaced += 1
-                self.warn(f"{e}; another image takes its place")
-        assert first is not None
-        raise first
+                error = e
+                with self._lock:
+                    if here not in self._lost:
+                        self.warn(f"{e}; another image takes its place")
+                    self._lost.add(here)
+        raise error or InputError(f"{self.lost} images have become unreadable")
+
+    @property
+    def lost(self) -> int:
+        """How many images have become unreadable since they were found."""
+        return len(self._lost)
 
     def crops(self, rng: np.random.Generator, count: int, size: int, part: slice = slice(None)) -> Tensor:
         """Random crops, flipped and turned at random: (count, 3, size, size) uint8, channels last in memory.
 
         part: those of them that are made; what is drawn from rng does not depend on it. An image that can no longer be
-        read is replaced by another, told and counted in `replaced`. Raises InputError if too many are lost.
+        read is replaced by another, told and counted in `lost`. Raises InputError if too many are lost.
         """
         plan = []
         for _ in range(count):
@@ -118,7 +132,7 @@ class Photographs:
 
 
 def _decoded(sources: Sequence[ImageSource]) -> Iterator[tuple[ImageSource, np.ndarray | InputError]]:
-    """Each with its pixels, uint8 (H, W, 3), or what is wrong with it; decoded on all cores, in order."""
+    """Each with its pixels, uint8 (H, W, 3), or what is wrong with it, in order; a few are decoded ahead by threads."""
 
     def decode(source: ImageSource) -> np.ndarray | InputError:
         try:
@@ -126,11 +140,18 @@ def _decoded(sources: Sequence[ImageSource]) -> Iterator[tuple[ImageSource, np.n
         except InputError as e:
             return e
 
-    cores = available_cores()
-    with ThreadPoolExecutor(cores, "lcodec-data") as pool:
-        for first in range(0, len(sources), 4 * cores):  # some at a time: what is too much is not kept
-            some = sources[first : first + 4 * cores]
-            yield from zip(some, pool.map(decode, some), strict=True)
+    # Few, and not for each process as many: those ahead are held beside what the limit allows.
+    workers = max(1, min(DECODERS, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    with ThreadPoolExecutor(workers, "lcodec-data") as pool:
+        ahead: deque[tuple[ImageSource, Future[np.ndarray | InputError]]] = deque()
+        for source in sources:
+            ahead.append((source, pool.submit(decode, source)))
+            if len(ahead) > workers:
+                first, decoded = ahead.popleft()
+                yield first, decoded.result()
+        while ahead:
+            first, decoded = ahead.popleft()
+            yield first, decoded.result()
 
 
 def _whole_pixels(pixels: np.ndarray) -> np.ndarray:

@@ -396,7 +396,8 @@ class Trainer:
         left = (o.steps - self.step) * step_seconds if o.steps else 3600 * o.hours - self.seconds
         row: dict[str, Any] = {"images_per_s": o.batch / step_seconds, "progress": self.progress()}
         row |= {"left_s": round(max(0.0, left)), "time": self.watch.shares()}
-        return row | ({"skipped": self.skipped} if self.skipped else {})
+        counts = {"skipped": self.skipped, "lost_images": self.data.lost}
+        return row | {name: count for name, count in counts.items() if count}
 
     def _save_or_warn(self, saved_step: int) -> int:
         try:
