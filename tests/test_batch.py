@@ -424,14 +424,14 @@ def test_no_more_files_than_jobs_are_in_the_networks_and_others_are_read_meanwhi
     for i in range(12):
         picture(f"in/{i:02}.png", seed=i)
     inside, most, lock = 0, 0, threading.Lock()
-    encode = FakeCodec.encode
+    encode, three = FakeCodec.encode, threading.Barrier(3)
 
     def count(self, image, quality, **options):
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
-        time.sleep(0.02)
+        three.wait(timeout=60)  # broken where fewer are let in
         with lock:
             inside -= 1
         return encode(self, image, quality, **options)
