@@ -231,16 +231,19 @@ def test_card_that_makes_no_sense_costs_its_lambda_alone(codec, options, photo, 
 
 def test_tables_are_those_of_the_quality_in_the_file(photo, tmp_path):
     """The quality that the model has and the one that the header rounds it to may be nearest to different sets."""
-    network = random_network("mbt2018-mean", qualities=(1.0035, 8.0))
+    network = started_network("mbt2018-mean", photo, (1.0035, 8.0))
     model = finalize_network(network, {}, [photo[:128, :128]]).model
     sets = list(model.table_qualities)
     sets[1] = 1.0037  # nearer to 1.0035 than to 1, which is in the header
     sets[0] = 0.999
     weights.save(replace(model, entropy={**model.entropy, "table_qualities": sets}), tmp_path / "near.safetensors")
     codec = Codec(tmp_path / "near.safetensors", "cpu", 1)
+    files = []
     for effort in (0, 2):
         result = codec.encode(photo[:64, :128], 1.0035, effort=effort)
         assert codec.decode(result.data).digest == result.y_hat_digest
+        files.append(result.data)
+    assert files[0] != files[1]  # the search found something
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from click.testing import CliRunner
 
-from lcodec import container
+from lcodec import container, decoder
 from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import Corrupt, LimitExceeded, StreamError
@@ -62,6 +62,20 @@ def test_fill_is_finite_and_continues_the_surroundings(models, photo):
         x, y, width, height = slice_region(container.read_header(data), numbers[0])
         inside = np.s_[y + 64 : y + height - 64, x + 64 : x + width - 64]
         assert np.abs(filled[inside].mean((0, 1)) - whole[inside].mean((0, 1))).max() < 12
+
+
+def test_latents_of_a_hole_are_the_mean_of_its_border(models, photo):
+    codec = Codec(models["mbt2018-mean"], "cpu", 1)
+    data = codec.encode(photo, 8.0, slice_log2=SLICE_LOG2).data
+    box = container.unpack(damage(data, 4), tolerant=True)
+    bands = decoder.LatentBands(box, codec.file, codec.entropy, 1, tolerant=True)
+    y_hat = np.concatenate(list(bands))
+    side = 1 << SLICE_LOG2
+    top, left = side, side  # slice 4 of 2 x 3, which nothing is below of
+    bottom, right = min(2 * side, len(y_hat)), 2 * side
+    hole = y_hat[top:bottom, left:right]
+    border = [y_hat[top:bottom, left - 1], y_hat[top:bottom, right], y_hat[top - 1, left:right]]
+    assert (hole == np.rint(np.concatenate(border).mean(0))).all() and np.abs(hole).max() > 1 << codec.entropy.fy
 
 
 def test_several_damaged_slices_are_all_listed(coded):
