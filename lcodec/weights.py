@@ -412,7 +412,8 @@ def changed_ns(path: Path) -> int:
         raise ModelError(f"cannot read {path}: {(e.strerror or str(e)).lower()}") from e
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether there is a model that is not damaged."""
     try:
         there = path.stat()
         return _loads(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
@@ -420,7 +421,7 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-@lru_cache(maxsize=64)  # every call of `lcodec.decode` looks for its model
+@lru_cache(maxsize=64)  # every call of `lcodec.decode` looks for its model, of `encode` perhaps with a checkpoint
 def _loads(path: Path, _identity: tuple[int, ...]) -> bool:
     load(path)
     return True
@@ -499,7 +500,7 @@ def find(wanted: str | os.PathLike[str]) -> Path:
     same = [model.path for model in models if is_id and model.id.startswith(text.lower())]
     named = [model.path for model in models if model.name == text]
     if len(same) > 1:
-        return next(filter(_is_whole, same), same[0])
+        return next(filter(is_whole, same), same[0])
     if same or named:
         return (same or named)[0]
     if os.path.isfile(text):

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 from lcodec import weights
@@ -31,15 +30,15 @@ def finalize_cached(
     """
     if metric is not None:
         plain = cached_path(checkpoint)
-        if _whole(plain) and weights.metric_of(weights.info(plain).card) == metric:
+        if weights.is_whole(plain) and weights.metric_of(weights.info(plain).card) == metric:
             return plain  # it tells by itself, or was taken for that
     path = cached_path(checkpoint, metric)
-    if _whole(path):
+    if weights.is_whole(path):
         return path
     # Read once from here on: a training run may replace the file at any time.
     data = read(checkpoint)
     path = cached_path(checkpoint, metric, data)
-    if _whole(path):
+    if weights.is_whole(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,12 +48,12 @@ def finalize_cached(
         raise OutputError(f"cannot write into {path.parent}")
     message = f"finalizing {checkpoint} once; what it encodes needs {path}"
     done = finalize(checkpoint, calibration_images(), data=data, metric=metric, begin=lambda: notice(message))
-    damaged = path.exists() and not _whole(path)
+    damaged = path.exists() and not weights.is_whole(path)
     try:
         write_atomically(path, weights.pack(done.model), overwrite=damaged)
     except OutputError:
         # Another process was faster, and what it encodes names its model, not ours.
-        if not _whole(path):
+        if not weights.is_whole(path):
             raise
     return path
 
@@ -74,18 +73,3 @@ def cached_path(checkpoint: Path, metric: str | None = None, data: bytes | None 
         raise ModelError(f"cannot read checkpoint {checkpoint}: {(e.strerror or str(e)).lower()}") from e
     stem = checkpoint.name.split(".")[0][:STEM_LENGTH] or "model"
     return weights.cache_folder() / f"{stem}-{key.hexdigest()[:16]}{weights.SUFFIX}"
-
-
-def _whole(path: Path) -> bool:
-    """Whether there is a model that is not damaged."""
-    try:
-        there = path.stat()
-        return _checked(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
-    except (OSError, ModelError):
-        return False
-
-
-@lru_cache(maxsize=64)  # a checkpoint may be given to each of many calls
-def _checked(path: Path, _identity: tuple[int, ...]) -> bool:
-    weights.load(path)
-    return True
