@@ -59,7 +59,7 @@ class Decoding:
         self._box = Box(0, self._rows, 0, self._columns) if self._whole else _latents_of(self.region)
         needed = halo_box(transforms, self._box, self._rows, self._columns)
         rows, columns = (needed.top, needed.bottom), (needed.left, needed.right)
-        wanted = {s.number for s in slices_within(header, rows, columns)} if region is not None else None
+        wanted = None if self._whole else {s.number for s in slices_within(header, rows, columns)}
         box = container.unpack(data, tolerant=allow_partial, metadata_limit=limits.metadata_bytes, wanted=wanted)
         check_model(header, model)
         self.icc, self.exif, self.xmp, self.warnings = box.icc, box.exif, box.xmp, box.warnings
