@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ def command(
 
     from lcodec.nets import ARCHITECTURES, default_latents
     from lcodec.train.data import Photographs
+    from lcodec.train.journal import sole_writer
     from lcodec.train.loop import Options, Trainer, check_place, checkpoint_path
     from lcodec.train.memory import keep_freed
     from lcodec.train.parallel import joined
@@ -172,7 +174,9 @@ def command(
     if os.environ.get("RANK", "0") == "0":  # the others need not see it
         again = resume == "yes" or (resume == "auto" and os.path.exists(checkpoint_path(out)))
         check_place(out, again)  # before what takes long
-    with joined(device) as (ranks, own_device):
+        with sole_writer(out, new=False):
+            pass
+    with joined(device) as (ranks, own_device), ExitStack() as stack:
         tell = warn if ranks.main else _silent
         chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
         progress = Progress(as_json, ranks.main)
@@ -180,6 +184,8 @@ def command(
         # First: few images, of which each is looked at several times. Ranks but the main one do not look at them.
         held_out = Photographs(valid, limit, tell, limit_images=valid_images) if valid and ranks.main else None
         photographs = Photographs(data, limit - (held_out.cached_bytes if held_out else 0), tell)
+        if ranks.main:
+            stack.enter_context(sole_writer(out))
         trainer = Trainer(
             chosen,
             photographs,
