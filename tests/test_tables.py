@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from lcodec.entropy._rans import Tables
 from lcodec.entropy.tables import (
     CODING_TAIL_MASS,
+    SCALE_SPREAD,
     TAIL_MASS,
     FactorizedDensity,
     compressai_cdf,
@@ -177,10 +178,11 @@ def gaussian_pmf(scale: float, symbols: np.ndarray) -> np.ndarray:
     return cumulative[:, 0] - cumulative[:, 1]
 
 
-def excess(arrays, scales: np.ndarray, t: int) -> float:
+def excess(arrays, scales: np.ndarray, t: int, spread=((1.0, 1.0),)) -> float:
     """Expected bits a symbol of table t above the entropy, over the symbols that it holds."""
     frequencies = np.diff(arrays.cdfs[t, : arrays.sizes[t]].astype(float))[:-1] / 65536
-    p = gaussian_pmf(scales[t], np.arange(frequencies.size) + arrays.offsets[t])
+    symbols = np.arange(frequencies.size) + arrays.offsets[t]
+    p = sum(weight * gaussian_pmf(ratio * scales[t], symbols) for ratio, weight in spread)
     return float((p * (np.log2(p) - np.log2(frequencies))).sum())
 
 
@@ -193,6 +195,32 @@ def test_frequencies_follow_the_gaussian():
         assert excess(arrays, scales, t) < 1e-3 * entropy[t]
     for t in range(30):
         assert excess(arrays, scales, t) < 1e-4
+
+
+def test_frequencies_follow_a_mixture():
+    scales = scale_table()
+    arrays = gaussian_tables(scales, CODING_TAIL_MASS, spread=SCALE_SPREAD)
+    Tables(*arrays)
+    entropy = np.log2(scales * math.sqrt(2 * math.pi * math.e))  # about, for large scales
+    for t in range(64):  # least frequencies in wide tails cost more than beside a Gaussian
+        assert excess(arrays, scales, t, SCALE_SPREAD) < (1e-4 if t < 30 else 2.5e-3 * entropy[t])
+    plain = gaussian_tables(scales, CODING_TAIL_MASS)
+    # more in the middle and further out, less between
+    for t in range(12, 40):
+        more, less = (np.diff(a.cdfs[t, : a.sizes[t]].astype(float)) for a in (arrays, plain))
+        assert more[-arrays.offsets[t]] > less[-plain.offsets[t]]
+        assert arrays.sizes[t] >= plain.sizes[t]
+    assert arrays.sizes.sum() > 1.2 * plain.sizes.sum()
+    escapes = 1 - arrays.cdfs[np.arange(64), arrays.sizes - 2] / 65536
+    assert (escapes <= 2 / 65536).all()
+    one = gaussian_tables(scales, CODING_TAIL_MASS, spread=((0.5, 0.25), (0.5, 0.75)))
+    np.testing.assert_array_equal(one.sizes, gaussian_tables(scales / 2, CODING_TAIL_MASS).sizes)
+
+
+@pytest.mark.parametrize("spread", [(), ((1.0, 0.5),), ((1.0, 1.5), (2.0, -0.5)), ((0.0, 0.5), (1.0, 0.5))])
+def test_what_is_no_mixture_is_rejected(spread):
+    with pytest.raises(ValueError, match="spread"):
+        gaussian_tables([1.0], spread=spread)
 
 
 def test_optimal_frequencies_cost_less_than_those_of_compressai():

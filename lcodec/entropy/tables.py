@@ -37,6 +37,11 @@ SCALE_LEVELS = 64
 TAIL_MASS = 1e-9
 CODING_TAIL_MASS = 1e-5
 
+# What the networks know of the scale of a latent they know up to a factor: residuals of one scale are peaked in
+# the middle and have wide tails, as a mixture of Gaussians has. Ratios of their deviations to the predicted one, and
+# weights, as fitted to the symbols of four of our models on photographs of the training set (lcodec/DESIGN.md).
+SCALE_SPREAD = ((0.6, 0.214), (0.85, 0.381), (1.2, 0.381), (1.7, 0.024))
+
 # Symbols on one side of the median that a factorized table may hold; what lies further out is escaped.
 MAX_HALF_RANGE = 4095
 
@@ -180,16 +185,20 @@ def stack_tables(cdfs: Sequence[NDArray[np.uint32]], offsets: ArrayLike) -> Tabl
 
 
 def gaussian_tables(
-    scales: ArrayLike, tail_mass: float = TAIL_MASS, compressai: bool = False
+    scales: ArrayLike,
+    tail_mass: float = TAIL_MASS,
+    compressai: bool = False,
+    spread: Sequence[tuple[float, float]] = ((1.0, 1.0),),
 ) -> TableArrays:
-    """Tables of zero-mean Gaussians integrated over unit intervals around the integers.
+    """Tables of zero-mean Gaussians, or scale mixtures of them, integrated over unit intervals around the integers.
 
     Args:
         scales: float32 (T,), standard deviations, positive.
         tail_mass: probability left to the escape, 0 < tail_mass < 1. Table t holds the symbols -c .. c with
-            c = ceil(scales[t] * -ppf(tail_mass / 2)).
+            c = ceil(scales[t] * -ppf(tail_mass / 2)), ppf of the mixture.
         compressai: frequencies by `compressai_cdf` instead of `optimal_cdf`. With `scale_table()` and the default
             mass the result is CompressAI's `GaussianConditional` buffers.
+        spread: the mixture, (ratio to the scale, weight) of each of its Gaussians; weights add up to 1.
 
     Returns:
         TableArrays of T tables.
@@ -199,16 +208,32 @@ def gaussian_tables(
         raise ValueError("scales must be positive and finite, in one dimension")
     if not 0 < tail_mass < 1:
         raise ValueError("tail_mass must lie between 0 and 1")
-    multiplier = np.float32(-NormalDist().inv_cdf(tail_mass / 2))
+    if not spread or min(min(part) for part in spread) <= 0 or abs(sum(weight for _, weight in spread) - 1) > 1e-9:
+        raise ValueError("a spread has positive ratios and weights, which add up to 1")
+    multiplier = np.float32(_half_width(spread, tail_mass))
     centers = np.ceil(s * multiplier).astype(np.int32)
     quantize = compressai_cdf if compressai else optimal_cdf
     cdfs = []
     for scale, center in zip(s, centers, strict=True):
         half = np.arange(center, -1, -1, dtype=np.float32)  # |symbol| for -c .. 0; the other side mirrors it
-        lower = _normal_cdf((np.float32(-0.5) - half) / scale)
-        pmf = _normal_cdf((np.float32(0.5) - half) / scale) - lower
+        lower = _mixture_cdf((np.float32(-0.5) - half) / scale, spread)
+        pmf = _mixture_cdf((np.float32(0.5) - half) / scale, spread) - lower
         cdfs.append(quantize(np.concatenate([pmf, pmf[-2::-1], 2 * lower[:1]])))
     return stack_tables(cdfs, -centers)
+
+
+def _half_width(spread: Sequence[tuple[float, float]], tail_mass: float) -> float:
+    """Distance from the middle beyond which a mixture has `tail_mass`, on both sides together."""
+    normal = NormalDist()
+    ends = [-ratio * normal.inv_cdf(tail_mass / 2) for ratio, _ in spread]
+    low, high = min(ends), max(ends)
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        if sum(weight * normal.cdf(-middle / ratio) for ratio, weight in spread) > tail_mass / 2:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 class FactorizedDensity:
@@ -341,6 +366,11 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 def _normal_cdf(v: F32) -> F32:
     return np.float32(0.5) * _erfc((np.float32(-(2**-0.5)) * v).astype(np.float64)).astype(np.float32)
+
+
+def _mixture_cdf(v: F32, spread: Sequence[tuple[float, float]]) -> F32:
+    parts = [np.float32(weight) * _normal_cdf(v / np.float32(ratio)) for ratio, weight in spread]
+    return np.sum(parts, axis=0, dtype=np.float32)
 
 
 def _exp(v: F32) -> F32:

@@ -15,7 +15,7 @@ from lcodec.errors import ModelError, OutputError
 from .assemble import calibration_images, finalize, read
 
 # Raise it when finalize makes another model of the same checkpoint: integers, tables, calibration images.
-FINALIZE_VERSION = 4
+FINALIZE_VERSION = 5
 STEM_LENGTH = 40  # of the checkpoint's name in the model's, far below the 255 bytes of a file name
 
 

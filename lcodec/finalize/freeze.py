@@ -10,6 +10,7 @@ from torch.nn import ParameterList
 
 from lcodec.entropy.tables import (
     CODING_TAIL_MASS,
+    SCALE_SPREAD,
     FactorizedDensity,
     TableArrays,
     factorized_tables,
@@ -77,8 +78,8 @@ def _prior_scale(network: Network, quality: float) -> np.ndarray:
 
 
 def gaussian() -> TableArrays:
-    """The 64 tables of the conditional Gaussian. Ours, for a CompressAI checkpoint as well: they cost fewer bits."""
-    return gaussian_tables(scale_table(), CODING_TAIL_MASS)
+    """The 64 tables of y. Ours, for a CompressAI checkpoint as well: they cost fewer bits."""
+    return gaussian_tables(scale_table(), CODING_TAIL_MASS, spread=SCALE_SPREAD)
 
 
 def stack_sets(sets: list[TableArrays]) -> TableArrays:
