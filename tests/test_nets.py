@@ -12,13 +12,14 @@ from lcodec import checkpoint, weights
 from lcodec.checkpoint import network_of_model
 from lcodec.codec import Codec
 from lcodec.container import unpack
+from lcodec.entropy.tables import SCALE_SPREAD, gaussian_tables, scale_table
 from lcodec.errors import ModelError
 from lcodec.finalize.assemble import finalize_network
 from lcodec.image import psnr
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, compressai
 from lcodec.nets.compressai import stored_tables
 from lcodec.nets.layers import AttentionUnit
-from lcodec.nets.likelihood import add_noise, round_ste
+from lcodec.nets.likelihood import add_noise, gaussian_likelihood, round_ste
 from tests.conftest import less_memory_than, random_network
 
 VECTORS = Path(__file__).parents[1].parent / "shared" / "vectors" / "compressai"
@@ -116,6 +117,38 @@ def test_estimate_of_a_validation_is_what_files_take(name, photo):
         assert 8 * payload == pytest.approx(float(out.bits()) + 128, rel=0.01)  # 128: the state of the coder
         level = -10 * float(torch.log10((out.x_hat.clamp(0, 1) - x).square().mean()))
         assert level == pytest.approx(psnr(pixels, result.reconstruction()), abs=0.1)
+
+
+def test_likelihood_of_a_mixture_is_what_its_tables_hold():
+    scales = scale_table()[5:40:7]
+    tables = gaussian_tables(scales, 1e-5, spread=SCALE_SPREAD)
+    for scale, cdf, size, offset in zip(scales, *tables, strict=True):
+        frequencies = np.diff(cdf[:size].astype(float))[:-1] / 65536
+        symbols = torch.arange(len(frequencies)) + offset
+        p = gaussian_likelihood(symbols, torch.full(symbols.shape, float(scale)), SCALE_SPREAD).numpy()
+        assert np.abs(frequencies - p).max() < 1e-4  # each has at least 1 / 65536, taken from the others
+        assert abs(p[-offset] - float(gaussian_likelihood(torch.zeros(1), torch.tensor([float(scale)])))) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mbt2018", "lc-s"])
+def test_more_passes_show_contexts_that_are_more_like_those_of_the_coder(name, photo):
+    network = random_network(name)
+    x = torch.from_numpy(photo[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
+    seen, errors = [], []
+    with torch.no_grad():
+        wanted = network.latents(x, 8.0, "coder")[0]
+        network.context_prediction.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        for passes in (1, 2, 6):
+            seen.clear()
+            network.context_passes = passes
+            network.latents(x, 8.0, "ste")
+            assert len(seen) == passes
+            errors.append(float(((seen[-1] - wanted).abs() > 0.5).float().mean()))
+    assert errors[0] > errors[1] > errors[2]
+    network.context_passes = 6
+    y_hat, likelihoods, _ = network.latents(x, 8.0, "ste")
+    (gradient,) = torch.autograd.grad(-torch.log2(likelihoods).sum(), network.context_prediction.weight)
+    assert float(gradient.abs().max()) > 0
 
 
 def test_rounding_lets_the_gradient_through():

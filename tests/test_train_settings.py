@@ -186,6 +186,20 @@ def test_low_qualities_weigh_more(data, tmp_path):
         assert loss([quality] * 2, [lmbda] * 2) == pytest.approx(float(plain) * (lmbda / 0.013) ** -0.4, rel=1e-4)
 
 
+def test_passes_of_the_context_are_those_asked_for(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(Trainer, "run", lambda self, **kwargs: seen.append(self.network.context_passes))
+    options = ("train", "--model", "lc-s", "--data", folder, "-N", 8, "-M", 8, "--crop", 64, "--batch", 1, "--steps", 1)
+    for passes in (None, 7):
+        extra = () if passes is None else ("--context-passes", passes)
+        assert run(*options, "--out", f"run{passes}", *extra).exit_code == 0
+    assert seen == [2, 7]
+    for wrong in (0, 65):
+        result = run(*options, "--out", "wrong", "--context-passes", wrong)
+        assert result.exit_code == 2 and "passes" in result.stderr
+
+
 @pytest.mark.parametrize("batch", [2, 3, 8, 16])
 def test_every_batch_spans_the_qualities(batch, data):
     options = Options(steps=1, **{**SMALL, "batch": batch})

@@ -77,6 +77,13 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 )
 @click.option("--ema", type=float, default=0.999, show_default=True, help="Decay of the averaged weights.")
 @click.option("--mode", type=click.Choice(["ste", "noise"]), default="ste", show_default=True, help="Quantisation.")
+@click.option(
+    "--context-passes",
+    type=int,
+    default=2,
+    show_default=True,
+    help="Of networks with a context over each crop; more are nearer to what the coder does.",
+)
 @click.option("--amp", type=click.Choice(["bf16", "off"]), default="bf16", show_default=True, help="Precision.")
 @click.option("--compile", is_flag=True, help="Compile the step with torch.compile; for GPUs.")
 @click.option("--seed", type=int, default=1, show_default=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.entropy.tables import table_set
+from lcodec.entropy.tables import SCALE_SPREAD, table_set
 from lcodec.errors import ModelError
 from lcodec.image import pad
 from lcodec.nets import Network
@@ -56,7 +56,7 @@ def measure(
     """Code the images' latents with the integer model and estimate them with the float model.
 
     psnr: synthesise the images too. Both models see the same z_hat, and the same y_hat as context, so that the
-    difference is the arithmetic alone.
+    difference is the arithmetic alone; what the float model's scales mean is what the tables of y make of them.
     """
     rates = []
     arch = network.config.arch
@@ -85,7 +85,7 @@ def measure(
             if arch.entropy == "context":
                 params = network.entropy_parameters(torch.cat((params, network.context_prediction(y_hat)), 1))
             scales, means = (params, torch.zeros_like(y)) if arch.entropy == "hyperprior" else params.chunk(2, 1)
-            float_bits += _bits(gaussian_likelihood(torch.round(y - means), scales))
+            float_bits += _bits(gaussian_likelihood(torch.round(y - means), scales, SCALE_SPREAD))
         rates.append(Rate(quality, integer_bits, float_bits, pixels, levels / len(images)))
     return rates
 

@@ -6,6 +6,7 @@ Coding does not use this module; `finalize` turns these densities into integer t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +30,25 @@ def add_noise(v: Tensor) -> Tensor:
     return v + torch.empty_like(v).uniform_(-0.5, 0.5)
 
 
-def gaussian_likelihood(v: Tensor, scales: Tensor) -> Tensor:
-    """Probability of the unit interval around v under N(0, max(scales, 0.11)^2); same shape as v, float32."""
+def gaussian_likelihood(
+    v: Tensor, scales: Tensor, spread: Sequence[tuple[float, float]] = ((1.0, 1.0),)
+) -> Tensor:
+    """Probability of the unit interval around v under N(0, max(scales, 0.11)^2); same shape as v, float32.
+
+    spread: a mixture instead, (ratio to the scale, weight) of each of its Gaussians; tables hold `SCALE_SPREAD`.
+    """
     v = v.float().abs()
     scales = lower_bound(scales.float(), SCALE_BOUND)
     c = -(2.0**-0.5)
-    upper = 0.5 * torch.erfc(c * ((0.5 - v) / scales))
-    lower = 0.5 * torch.erfc(c * ((-0.5 - v) / scales))
-    return lower_bound(upper - lower, LIKELIHOOD_BOUND)
+    total: Tensor | None = None
+    for ratio, weight in spread:
+        wide = scales * ratio if ratio != 1 else scales
+        upper = 0.5 * torch.erfc(c * ((0.5 - v) / wide))
+        lower = 0.5 * torch.erfc(c * ((-0.5 - v) / wide))
+        part = upper - lower if weight == 1 else weight * (upper - lower)
+        total = part if total is None else total + part
+    assert total is not None
+    return lower_bound(total, LIKELIHOOD_BOUND)
 
 
 class FactorizedPrior(nn.Module):

@@ -117,6 +117,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.network = Network(options.config)
         state = self._state(resume, init)
+        self.network.context_passes = options.context_passes
         self.network.to(options.device).channels_last()
         for name, parameter in self.network.named_parameters():
             if name.endswith("quantiles") or any(fnmatchcase(name, pattern) for pattern in options.freeze):

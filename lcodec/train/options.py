@@ -12,10 +12,12 @@ import numpy as np
 from lcodec.errors import UsageError
 from lcodec.nets import NetConfig
 from lcodec.nets.config import LAMBDAS, table_lambda
+from lcodec.nets.network import CONTEXT_PASSES
 from lcodec.nets.similarity import MIN_MS_SSIM_PX
 
 from .loss import METRICS
 
+MAX_CONTEXT_PASSES = 64
 SCHEDULES = ("cosine", "plateau", "constant")
 OPTIMIZERS = ("adamw", "muon", "soap")
 
@@ -33,7 +35,9 @@ class Options:
     averaged weights.
     optimizer: "adamw", "muon" or "soap", see `optimizers`.
     rate_balance: losses are weighted by lmbda^-rate_balance, so that low qualities are heard beside high ones.
-    mode: "ste" or "noise" (see `Network.forward`). amp: bfloat16 autocast. compile: torch.compile.
+    mode: "ste" or "noise" (see `Network.forward`). context_passes: with "ste", of networks with a context; more show
+    them contexts that are more like those of the coder, and take longer.
+    amp: bfloat16 autocast. compile: torch.compile.
     freeze: patterns (as in file names) of parameters that stay as they are. With g_a, g_s and the gains frozen the rate
     alone is trained, several times faster.
     """
@@ -63,6 +67,7 @@ class Options:
     patience: int = 3
     optimizer: str = "adamw"
     compile: bool = False
+    context_passes: int = CONTEXT_PASSES
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.hours > 0) or not math.isfinite(self.hours):
@@ -95,6 +100,8 @@ class Options:
             raise UsageError(f"the decay is a share of the run, 0 to 1, not {self.decay:g}")
         if self.decay and self.schedule == "cosine":
             raise UsageError("the cosine falls to zero by itself", "use --decay with --schedule constant or plateau")
+        if not 1 <= self.context_passes <= MAX_CONTEXT_PASSES:
+            raise UsageError(f"{self.context_passes} passes of the context are not within 1 to {MAX_CONTEXT_PASSES}")
         if self.patience < 1:
             raise UsageError(f"patience {self.patience} makes no sense")
 
