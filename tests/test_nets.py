@@ -12,7 +12,7 @@ from lcodec import checkpoint, weights
 from lcodec.checkpoint import network_of_model
 from lcodec.codec import Codec
 from lcodec.container import unpack
-from lcodec.entropy.tables import SCALE_SPREAD, gaussian_tables, scale_table
+from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD, gaussian_tables, scale_table
 from lcodec.errors import ModelError
 from lcodec.finalize.assemble import finalize_network
 from lcodec.image import psnr
@@ -128,6 +128,24 @@ def test_likelihood_of_a_mixture_is_what_its_tables_hold():
         p = gaussian_likelihood(symbols, torch.full(symbols.shape, float(scale)), SCALE_SPREAD).numpy()
         assert np.abs(frequencies - p).max() < 1e-4  # each has at least 1 / 65536, taken from the others
         assert abs(p[-offset] - float(gaussian_likelihood(torch.zeros(1), torch.tensor([float(scale)])))) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["ste", "noise"])
+@pytest.mark.parametrize("name", ["bmshj2018-hyperprior", "mbt2018-mean", "lc-s"])
+def test_training_may_take_the_likelihoods_of_the_tables(name, mode, photo):
+    network = random_network(name)
+    x = torch.from_numpy(photo[:64, :64].copy()).permute(2, 0, 1)[None].float() / 255
+    told = []
+    for spread in (GAUSSIAN, SCALE_SPREAD):
+        network.spread = spread
+        torch.manual_seed(0)
+        told.append(network.latents(x, 8.0, mode))
+    plain, mixed = told
+    assert torch.equal(plain[0], mixed[0]) and torch.equal(plain[2], mixed[2])
+    assert not torch.allclose(plain[1], mixed[1], rtol=0.01)
+    with torch.no_grad():
+        rounded = [network.latents(x, 8.0, "round")[1] for network.spread in (GAUSSIAN, SCALE_SPREAD)]
+    assert torch.equal(*rounded)  # those of CompressAI
 
 
 @pytest.mark.parametrize("name", ["mbt2018", "lc-s"])

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from lcodec import checkpoint, cli, weights
+from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD
 from lcodec.errors import UsageError
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, Output
 from lcodec.nets.config import LAMBDAS, table_lambda
@@ -186,15 +187,18 @@ def test_low_qualities_weigh_more(data, tmp_path):
         assert loss([quality] * 2, [lmbda] * 2) == pytest.approx(float(plain) * (lmbda / 0.013) ** -0.4, rel=1e-4)
 
 
-def test_passes_of_the_context_are_those_asked_for(folder, tmp_path, monkeypatch):
+def test_entropy_model_is_trained_as_asked_for(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(Trainer, "run", lambda self, **kwargs: seen.append(self.network.context_passes))
+
+    def note(self: Trainer, **_: object) -> None:
+        seen.append((self.network.context_passes, self.network.spread))
+
+    monkeypatch.setattr(Trainer, "run", note)
     options = ("train", "--model", "lc-s", "--data", folder, "-N", 8, "-M", 8, "--crop", 64, "--batch", 1, "--steps", 1)
-    for passes in (None, 7):
-        extra = () if passes is None else ("--context-passes", passes)
-        assert run(*options, "--out", f"run{passes}", *extra).exit_code == 0
-    assert seen == [2, 7]
+    for extra in ((), ("--context-passes", 7, "--likelihood", "mixture")):
+        assert run(*options, "--out", f"run{len(extra)}", *extra).exit_code == 0
+    assert seen == [(2, GAUSSIAN), (7, SCALE_SPREAD)]
     for wrong in (0, 65):
         result = run(*options, "--out", "wrong", "--context-passes", wrong)
         assert result.exit_code == 2 and "passes" in result.stderr

@@ -84,6 +84,13 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
     show_default=True,
     help="Of networks with a context over each crop; more are nearer to what the coder does.",
 )
+@click.option(
+    "--likelihood",
+    type=click.Choice(["gaussian", "mixture"]),
+    default="gaussian",
+    show_default=True,
+    help="Of latents, given their scale; mixture is what the tables of models hold, and slower.",
+)
 @click.option("--amp", type=click.Choice(["bf16", "off"]), default="bf16", show_default=True, help="Precision.")
 @click.option("--compile", is_flag=True, help="Compile the step with torch.compile; for GPUs.")
 @click.option("--seed", type=int, default=1, show_default=True)

@@ -40,7 +40,9 @@ CODING_TAIL_MASS = 1e-5
 # What the networks know of the scale of a latent they know up to a factor: residuals of one scale are peaked in
 # the middle and have wide tails, as a mixture of Gaussians has. Ratios of their deviations to the predicted one, and
 # weights, as fitted to the symbols of four of our models on photographs of the training set (lcodec/DESIGN.md).
-SCALE_SPREAD = ((0.6, 0.214), (0.85, 0.381), (1.2, 0.381), (1.7, 0.024))
+Spread = Sequence[tuple[float, float]]
+GAUSSIAN: Spread = ((1.0, 1.0),)
+SCALE_SPREAD: Spread = ((0.6, 0.214), (0.85, 0.381), (1.2, 0.381), (1.7, 0.024))
 
 # Symbols on one side of the median that a factorized table may hold; what lies further out is escaped.
 MAX_HALF_RANGE = 4095
@@ -188,7 +190,7 @@ def gaussian_tables(
     scales: ArrayLike,
     tail_mass: float = TAIL_MASS,
     compressai: bool = False,
-    spread: Sequence[tuple[float, float]] = ((1.0, 1.0),),
+    spread: Spread = GAUSSIAN,
 ) -> TableArrays:
     """Tables of zero-mean Gaussians, or scale mixtures of them, integrated over unit intervals around the integers.
 
@@ -222,7 +224,7 @@ def gaussian_tables(
     return stack_tables(cdfs, -centers)
 
 
-def _half_width(spread: Sequence[tuple[float, float]], tail_mass: float) -> float:
+def _half_width(spread: Spread, tail_mass: float) -> float:
     """Distance from the middle beyond which a mixture has `tail_mass`, on both sides together."""
     normal = NormalDist()
     ends = [-ratio * normal.inv_cdf(tail_mass / 2) for ratio, _ in spread]
@@ -368,7 +370,7 @@ def _normal_cdf(v: F32) -> F32:
     return np.float32(0.5) * _erfc((np.float32(-(2**-0.5)) * v).astype(np.float64)).astype(np.float32)
 
 
-def _mixture_cdf(v: F32, spread: Sequence[tuple[float, float]]) -> F32:
+def _mixture_cdf(v: F32, spread: Spread) -> F32:
     parts = [np.float32(weight) * _normal_cdf(v / np.float32(ratio)) for ratio, weight in spread]
     return np.sum(parts, axis=0, dtype=np.float32)
 

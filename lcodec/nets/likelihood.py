@@ -6,11 +6,12 @@ Coding does not use this module; `finalize` turns these densities into integer t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lcodec.entropy.tables import GAUSSIAN, Spread
 
 from .layers import lower_bound
 
@@ -30,9 +31,7 @@ def add_noise(v: Tensor) -> Tensor:
     return v + torch.empty_like(v).uniform_(-0.5, 0.5)
 
 
-def gaussian_likelihood(
-    v: Tensor, scales: Tensor, spread: Sequence[tuple[float, float]] = ((1.0, 1.0),)
-) -> Tensor:
+def gaussian_likelihood(v: Tensor, scales: Tensor, spread: Spread = GAUSSIAN) -> Tensor:
     """Probability of the unit interval around v under N(0, max(scales, 0.11)^2); same shape as v, float32.
 
     spread: a mixture instead, (ratio to the scale, weight) of each of its Gaussians; tables hold `SCALE_SPREAD`.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lcodec.entropy.tables import SCALE_SPREAD
+from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD, Spread
 from lcodec.errors import ModelError, UsageError
 
 from .config import NetConfig
@@ -59,7 +59,8 @@ class Network(nn.Module):
     Mean-scale: h_s gives scales and means. Context: h_s and a masked convolution over y_hat feed 1x1 layers
     that give scales and means.
 
-    context_passes: of the context network in training, see `forward`.
+    context_passes: of the context network in training, see `forward`. spread: what training takes y to be, given its
+    scale; see `likelihood.gaussian_likelihood`.
     gain, inverse_gain (Q, M): log domain parameters, one row a quality; prior_log_scale (Q, channels of the prior).
     """
 
@@ -67,6 +68,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.context_passes = CONTEXT_PASSES
+        self.spread: Spread = GAUSSIAN
         N, M, arch = config.N, config.M, config.arch
         self.g_a = analysis(arch.transform, N, M)
         self.g_s = synthesis(arch.transform, N, M)
@@ -173,11 +175,11 @@ class Network(nn.Module):
             scales, means = params.float().chunk(2, 1)
         if mode in ("noise", "ste"):
             v = add_noise(y)
-            likelihoods_y = gaussian_likelihood(v - means, scales)
+            likelihoods_y = gaussian_likelihood(v - means, scales, self.spread)
             y_hat = v if mode == "noise" else round_ste(y - means) + means
         else:
             y_hat = torch.round(y - means) + means
-            likelihoods_y = gaussian_likelihood(y_hat - means, scales, *((SCALE_SPREAD,) if mode == "coder" else ()))
+            likelihoods_y = gaussian_likelihood(y_hat - means, scales, SCALE_SPREAD if mode == "coder" else GAUSSIAN)
             if entropy == "context" and mode == "round":
                 y_hat = torch.round(y)
         return y_hat, likelihoods_y, likelihoods_z

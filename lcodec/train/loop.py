@@ -21,6 +21,7 @@ import torch
 
 from lcodec import checkpoint
 from lcodec.atomic import remove_stale, write_atomically
+from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD
 from lcodec.errors import LcodecError, ModelError, OutputError, UsageError
 from lcodec.image import write_image
 from lcodec.image.pack import RUN_PICTURE
@@ -118,6 +119,7 @@ class Trainer:
         self.network = Network(options.config)
         state = self._state(resume, init)
         self.network.context_passes = options.context_passes
+        self.network.spread = SCALE_SPREAD if options.likelihood == "mixture" else GAUSSIAN
         self.network.to(options.device).channels_last()
         for name, parameter in self.network.named_parameters():
             if name.endswith("quantiles") or any(fnmatchcase(name, pattern) for pattern in options.freeze):

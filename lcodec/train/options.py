@@ -19,6 +19,7 @@ from .loss import METRICS
 
 MAX_CONTEXT_PASSES = 64
 SCHEDULES = ("cosine", "plateau", "constant")
+LIKELIHOODS = ("gaussian", "mixture")
 OPTIMIZERS = ("adamw", "muon", "soap")
 
 
@@ -36,7 +37,8 @@ class Options:
     optimizer: "adamw", "muon" or "soap", see `optimizers`.
     rate_balance: losses are weighted by lmbda^-rate_balance, so that low qualities are heard beside high ones.
     mode: "ste" or "noise" (see `Network.forward`). context_passes: with "ste", of networks with a context; more show
-    them contexts that are more like those of the coder, and take longer.
+    them contexts that are more like those of the coder, and take longer. likelihood: of y given its scale, "gaussian"
+    as in the papers, or "mixture", what the tables of finalized models hold (`SCALE_SPREAD`).
     amp: bfloat16 autocast. compile: torch.compile.
     freeze: patterns (as in file names) of parameters that stay as they are. With g_a, g_s and the gains frozen the rate
     alone is trained, several times faster.
@@ -68,6 +70,7 @@ class Options:
     optimizer: str = "adamw"
     compile: bool = False
     context_passes: int = CONTEXT_PASSES
+    likelihood: str = "gaussian"
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.hours > 0) or not math.isfinite(self.hours):
@@ -87,6 +90,7 @@ class Options:
             ("metric", self.metric, METRICS),
             ("schedule", self.schedule, SCHEDULES),
             ("optimizer", self.optimizer, OPTIMIZERS),
+            ("likelihood", self.likelihood, LIKELIHOODS),
         ):
             if value not in known:
                 raise UsageError(f"unknown {name} {value!r}", "known: " + ", ".join(known))
