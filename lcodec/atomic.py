@@ -29,18 +29,6 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def lock(descriptor: int) -> bool:
-    """Lock an open file until it is closed; False if another process has. True, too, where files cannot be locked."""
-    try:
-        if _lock is not None:
-            _lock(descriptor, False)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
-
-
 # What link(2) answers on file systems without hard links (FAT, some network mounts).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
-from contextlib import ExitStack
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,6 @@ from click.testing import CliRunner, Result
 from lcodec import checkpoint, cli, weights
 from lcodec.errors import OutputError
 from lcodec.train.data import Photographs
-from lcodec.train.journal import sole_writer
 from tests.test_cli_errors import assert_refused
 
 SMALL = ["-N", "8", "-M", "8", "--crop", "64", "--batch", "1", "--amp", "off", "--threads", "1"]
@@ -88,22 +92,63 @@ def test_train_goes_on_only_when_told_so(work):
     assert json.loads(resumed.stdout.splitlines()[-1])["step"] == 2
 
 
-def test_one_process_at_a_time_writes_a_run(work, monkeypatch):
-    with sole_writer(Path("run")):
+HOLD = "import sys, pathlib; from lcodec.train.lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1])); "
+HOLD += "lock.claim(); print('held', flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def another_process_in(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_one_process_at_a_time_trains_in_a_folder(work, monkeypatch):
+    monkeypatch.setattr("lcodec.cli.train.RESTART_S", 0.0)
+    with another_process_in(Path("run")):
         assert_refused(run(*TRAIN, "--steps", "1"), 2, "another process trains in run", hint="--out")
-        assert names(Path("run")) == ["log.jsonl"]
+        assert names(Path("run")) == [".lock"]
     assert run(*TRAIN, "--steps", "1").exit_code == 0
-
-    class MeanwhileAnother(Photographs):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            stack.enter_context(sole_writer(Path("run")))
-
     before = Path("run/checkpoint.pt").read_bytes()
-    with ExitStack() as stack:
-        monkeypatch.setattr("lcodec.train.data.Photographs", MeanwhileAnother)
-        assert_refused(run(*TRAIN, "--steps", "2", "--resume"), 2, "another process trains in run", hint="SIGTERM")
+    with another_process_in(Path("run")):
+        for more in ((), ("--resume",), ("--resume", "auto")):  # nobody is told to resume what still runs
+            assert_refused(run(*TRAIN, "--steps", "2", *more), 2, "another process trains in run", hint="SIGTERM")
     assert Path("run/checkpoint.pt").read_bytes() == before
+    assert run(*TRAIN, "--steps", "2", "--resume").exit_code == 0
+
+
+def test_a_process_that_comes_while_images_are_read_is_found(work, monkeypatch):
+    with ExitStack() as stack:
+
+        class MeanwhileAnother(Photographs):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                stack.enter_context(another_process_in(Path("run")))
+
+        monkeypatch.setattr("lcodec.train.data.Photographs", MeanwhileAnother)
+        assert_refused(run(*TRAIN, "--steps", "1"), 2, "another process trains in run", hint="SIGTERM")
+    assert names(Path("run")) == [".lock"]
+
+
+def test_a_restarted_run_waits_for_the_one_before(work):
+    with another_process_in(Path("run")) as process:
+        threading.Timer(1.0, process.kill).start()
+        assert run(*TRAIN, "--steps", "1", "--resume", "auto").exit_code == 0
+
+
+def test_nobody_is_kept_out_where_files_cannot_be_locked(work, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with another_process_in(Path("run")):
+        assert run(*TRAIN, "--steps", "1").exit_code == 0
+    Path("run/.lock").unlink()
+    Path("run/.lock").mkdir()  # or not even opened
+    assert run(*TRAIN, "--steps", "2", "--resume").exit_code == 0
 
 
 def test_one_command_line_begins_and_goes_on(work):
@@ -159,10 +204,8 @@ def test_json_of_finalize_describes_the_model(work, training_checkpoint):
     assert set(report["layers"]) == {"h_s.0", "h_s.1", "h_s.2"}
     assert all(0 < layer["bound"] <= 2**31 - 1 for layer in report["layers"].values())
     assert [rate["quality"] for rate in report["rates"]] == [1, 8]
-    for rate in report["rates"]:
-        # After three steps of training the tables fit better than the likelihoods.
-        assert rate["excess_percent"] == pytest.approx(100 * (rate["integer_bpp"] / rate["float_bpp"] - 1))
-        assert rate["excess_percent"] < 20
+    # After three steps of training there are symbols far out, for which likelihoods stop at 30 bits and escapes do not.
+    assert all(-25 < rate["excess_percent"] < 20 for rate in report["rates"])
     assert weights.info(Path("m.safetensors")).summary == "three steps"
     assert model.tensors["g_a.0.weight"].dtype == np.float16
 

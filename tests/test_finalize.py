@@ -15,15 +15,18 @@ import torch
 from click.testing import CliRunner
 
 from lcodec import cli, weights
+from lcodec.checkpoint import network_of_model
 from lcodec.codec import Codec
 from lcodec.container import unpack
+from lcodec.entropy.intmodel import IntegerEntropyModel
+from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD, scale_table
 from lcodec.errors import ModelError
-from lcodec.finalize import finalize
-from lcodec.finalize.assemble import finalize_network
+from lcodec.finalize import finalize, freeze
+from lcodec.finalize.assemble import add_tables, finalize_network
 from lcodec.finalize.calibrate import steady
 from lcodec.finalize.freeze import table_qualities
 from lcodec.finalize.quantize import FloatLayer, quantize_layer
-from lcodec.nets import ARCHITECTURES, NetConfig
+from lcodec.nets import ARCHITECTURES, NetConfig, Network
 from lcodec.zoo.verify import SUM_MAX, layer_bound, layer_names
 from tests.conftest import random_network
 from tests.test_cli_errors import assert_refused
@@ -211,6 +214,49 @@ def test_report_is_what_the_codec_does(photo, tmp_path, training_checkpoint):
         assert rate.psnr == pytest.approx(10 * np.log10(255**2 / error), abs=0.02)
         assert row == {"quality": rate.quality, "bpp": round(rate.integer_bpp, 4), "psnr": round(rate.psnr, 2)}
     assert done.model.card["calibration"] == {"images": 2, "pixels": 2 * 64 * 64}
+
+
+@pytest.mark.parametrize("spread", [GAUSSIAN, SCALE_SPREAD])
+def test_tables_of_y_are_those_that_fit_its_symbols(spread):
+    rng = np.random.default_rng(0)
+    indexes = rng.integers(4, 40, 100_000).astype(np.uint16)
+    ratios, weights_ = zip(*spread, strict=True)
+    scales = scale_table()[indexes] * rng.choice(ratios, indexes.size, p=weights_)
+    symbols = np.rint(scales * rng.standard_normal(indexes.size)).astype(np.int32)
+    assert freeze.fitting_spread([(symbols[:50_000], indexes[:50_000]), (symbols[50_000:], indexes[50_000:])]) == spread
+
+
+def test_a_trained_network_gets_tables_of_a_mixture(photo, monkeypatch):
+    network = network_of_model(weights.load(weights.find("lc-s")))
+    chosen = []
+    for spread in (SCALE_SPREAD, GAUSSIAN):
+        done = finalize_network(network, {}, [photo[:192, :192]])
+        assert done.spread == spread
+        names = [f"tables.gaussian.{part}" for part in ("cdfs", "sizes", "offsets")]
+        expected: dict[str, np.ndarray] = {}
+        add_tables(expected, "tables.gaussian", freeze.tables_of_y(spread))
+        assert all(np.array_equal(done.model.tensors[name], expected[name]) for name in names)
+        chosen.append(done)
+        monkeypatch.setattr(freeze, "fitting_spread", lambda coded: [*coded] and GAUSSIAN)
+    mixture, gaussian = chosen
+    assert mixture.model.id != gaussian.model.id
+    assert {k for k in mixture.model.tensors if "gaussian" not in k} == {
+        k for k in gaussian.model.tensors if "gaussian" not in k
+    }
+    coded = [
+        IntegerEntropyModel(d.model.integers(), d.model.entropy).encode_slice(y, z)[0]
+        for y, z in [_latents(network, photo[192:384, :192])]
+        for d in chosen
+    ]
+    assert len(coded[0]) < len(coded[1])
+
+
+def _latents(network: Network, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """y and z at quality 4, 16 fraction bits, channels last."""
+    x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        y, z = (v[0].permute(1, 2, 0).mul(65536).round().int().contiguous().numpy() for v in network.analyse(x, 4.0))
+    return y, z
 
 
 def test_too_little_calibration_shows_in_the_report(photo, tmp_path):

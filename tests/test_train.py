@@ -131,7 +131,7 @@ def test_failed_write_keeps_the_previous_checkpoint(data, tmp_path, monkeypatch)
     with pytest.raises(OutputError, match="no space left"):
         trainer.save()
     assert trainer.path.read_bytes() == before
-    assert [p for p in tmp_path.iterdir() if p.name != "tensorboard"] == [trainer.path]
+    assert {p.name for p in tmp_path.iterdir()} - {"tensorboard"} == {trainer.path.name, ".lock"}
 
 
 def test_steps_that_are_not_finite_change_nothing_and_end_the_run(data, tmp_path, monkeypatch):
@@ -247,6 +247,13 @@ def test_changed_settings_and_images_are_told_when_a_run_goes_on(data, folder, t
     options = Options(steps=4, lr=1e-4, **{**SMALL, "crop": 128})
     Trainer(options, data, None, tmp_path, resume=True, report=rows.append)
     assert [r["warning"] for r in rows] == ["other settings than before: crop 128 (was 64), lr 0.0001 (was 0.0004)"]
+    rows.clear()
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    del state["options"]["likelihood"]  # as of a run from before there was a choice
+    checkpoint.save(tmp_path / "checkpoint.pt", state)
+    mixture = Options(steps=4, likelihood="mixture", **SMALL)
+    Trainer(mixture, data, None, tmp_path, resume=True, report=rows.append)
+    assert [r["warning"] for r in rows] == ["other settings than before: likelihood mixture (was gaussian)"]
     rows.clear()
     fewer = Photographs(folder / "a.png")
     Trainer(Options(steps=4, **SMALL), fewer, None, tmp_path, resume=True, report=rows.append)

@@ -199,9 +199,11 @@ def test_entropy_model_is_trained_as_asked_for(folder, tmp_path, monkeypatch):
     for extra in ((), ("--context-passes", 7, "--likelihood", "mixture")):
         assert run(*options, "--out", f"run{len(extra)}", *extra).exit_code == 0
     assert seen == [(2, GAUSSIAN), (7, SCALE_SPREAD)]
-    for wrong in (0, 65):
-        result = run(*options, "--out", "wrong", "--context-passes", wrong)
+    for wrong in ((0,), (65,), (4, "--mode", "noise"), (4, "--model", "mbt2018-mean")):
+        result = run(*options, "--out", "wrong", "--context-passes", *wrong)
         assert result.exit_code == 2 and "passes" in result.stderr
+    result = run(*options, "--out", "wrong", "--likelihood", "mixture", "--model", "bmshj2018-factorized")
+    assert result.exit_code == 2 and "scales" in result.stderr
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8, 16])

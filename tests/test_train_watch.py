@@ -351,7 +351,7 @@ except OutputError as e:
     result = subprocess.run(run, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1 and "cannot write" in result.stderr, result.stderr
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["step"] == 1
-    assert {p.name for p in (tmp_path / "run").iterdir()} - {"tensorboard"} == {"checkpoint.pt"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} - {"tensorboard"} == {"checkpoint.pt", ".lock"}
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):

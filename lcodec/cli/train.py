@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from lcodec.cli import options, recipe
 from lcodec.cli.report import note, print_json, print_text, warn
 from lcodec.errors import UsageError
 
+RESTART_S = 30.0  # how long a run that goes on waits for the process before it to be gone
 DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 
 
@@ -82,14 +82,14 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
     type=int,
     default=2,
     show_default=True,
-    help="Of networks with a context over each crop; more are nearer to what the coder does.",
+    help="How often a context network runs over a crop, with --mode ste; more is nearer to the coder, and slower.",
 )
 @click.option(
     "--likelihood",
     type=click.Choice(["gaussian", "mixture"]),
     default="gaussian",
     show_default=True,
-    help="Of latents, given their scale; mixture is what the tables of models hold, and slower.",
+    help="Of latents, given their scale; mixture is what finalize's tables hold, and slower.",
 )
 @click.option("--amp", type=click.Choice(["bf16", "off"]), default="bf16", show_default=True, help="Precision.")
 @click.option("--compile", is_flag=True, help="Compile the step with torch.compile; for GPUs.")
@@ -168,7 +168,7 @@ def command(
 
     from lcodec.nets import ARCHITECTURES, default_latents
     from lcodec.train.data import Photographs
-    from lcodec.train.journal import sole_writer
+    from lcodec.train.lock import check_free
     from lcodec.train.loop import Options, Trainer, check_place, checkpoint_path
     from lcodec.train.memory import keep_freed
     from lcodec.train.parallel import joined
@@ -187,10 +187,9 @@ def command(
     again = resume == "yes"
     if os.environ.get("RANK", "0") == "0":  # the others need not see it
         again = resume == "yes" or (resume == "auto" and os.path.exists(checkpoint_path(out)))
-        check_place(out, again)  # before what takes long
-        with sole_writer(out, new=False):
-            pass
-    with joined(device) as (ranks, own_device), ExitStack() as stack:
+        check_free(out, RESTART_S if resume else 0)  # before what takes long
+        check_place(out, again)
+    with joined(device) as (ranks, own_device):
         tell = warn if ranks.main else _silent
         chosen = Options(qualities=levels, amp=amp == "bf16", M=M, device=own_device, **settings)
         progress = Progress(as_json, ranks.main)
@@ -198,8 +197,6 @@ def command(
         # First: few images, of which each is looked at several times. Ranks but the main one do not look at them.
         held_out = Photographs(valid, limit, tell, limit_images=valid_images) if valid and ranks.main else None
         photographs = Photographs(data, limit - (held_out.cached_bytes if held_out else 0), tell)
-        if ranks.main:
-            stack.enter_context(sole_writer(out))
         trainer = Trainer(
             chosen,
             photographs,

@@ -192,14 +192,33 @@ class IntegerEntropyModel:
         z_fix = _latents(z_fix, self.N, "z_fix")
         if y_fix.shape[:2] != (4 * z_fix.shape[0], 4 * z_fix.shape[1]):
             raise ValueError(f"z {z_fix.shape} does not belong to y {y_fix.shape}")
-        z_symbols = prior.quantize(z_fix, table_set)
-        z_hat = _saturate(prior.dequantize(z_symbols, table_set)).reshape(z_fix.shape)
-        symbols, indexes, y_hat = self._slice.encode(y_fix, z_hat, threads, isa)
+        z_symbols, symbols, indexes, y_hat = self._symbols(y_fix, z_fix, table_set, threads, isa)
         segments = [
             (z_symbols.ravel(), prior.indexes(len(z_symbols)), tables),
             (symbols, indexes, self._gaussian),
         ]
         return _rans.encode(segments), y_hat
+
+    def symbols_of_y(
+        self, y_fix: NDArray[np.int32], z_fix: NDArray[np.int32], table_set: int = 0
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+        """What `encode_slice` codes of y, and the scale index of each; ValueError for a factorized model."""
+        self._check_table_set(table_set)
+        _, symbols, indexes, _ = self._symbols(
+            _latents(y_fix, self.M, "y_fix"), _latents(z_fix, self.N, "z_fix"), table_set, 1, None
+        )
+        return symbols, indexes
+
+    def _symbols(
+        self, y_fix: NDArray[np.int32], z_fix: NDArray[np.int32], table_set: int, threads: int, isa: str | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint16], NDArray[np.int32]]:
+        """Symbols of z, symbols and scale indexes of y, y_hat."""
+        if self._slice is None:
+            raise ValueError("a factorized model has no scale indexes")
+        prior = self._factorized
+        z_symbols = prior.quantize(z_fix, table_set)
+        z_hat = _saturate(prior.dequantize(z_symbols, table_set)).reshape(z_fix.shape)
+        return z_symbols, *self._slice.encode(y_fix, z_hat, threads, isa)
 
     def decode_slice(
         self, data: bytes, h: int, w: int, table_set: int = 0, threads: int = 1, isa: str | None = None

@@ -33,15 +33,16 @@ SCALE_MAX = 256.0
 SCALE_LEVELS = 64
 
 # Probability outside a table, both sides together. CompressAI's value makes tables so wide that the least frequency,
-# 1 / 65536, takes visibly from the middle: 0.3 % of the bits at the largest scale, against 0.1 % with the other one.
+# 1 / 65536, takes visibly from the middle: 0.3 % of the bits at the largest scale, against 0.1 % with the other one (of
+# the mixture below, whose tables are wider, 0.2 %; on real symbols less saves nothing).
 TAIL_MASS = 1e-9
 CODING_TAIL_MASS = 1e-5
 
-# What the networks know of the scale of a latent they know up to a factor: residuals of one scale are peaked in
-# the middle and have wide tails, as a mixture of Gaussians has. Ratios of their deviations to the predicted one, and
-# weights, as fitted to the symbols of four of our models on photographs of the training set (lcodec/DESIGN.md).
+# A mixture of Gaussians around a scale: ratios of their deviations to it, and weights.
 Spread = Sequence[tuple[float, float]]
 GAUSSIAN: Spread = ((1.0, 1.0),)
+# Networks know a scale up to a factor: residuals of one scale have wider tails than a Gaussian, and but for the least
+# scales a higher peak. As fitted to the symbols of four of our models on photographs of the training set (DESIGN.md).
 SCALE_SPREAD: Spread = ((0.6, 0.214), (0.85, 0.381), (1.2, 0.381), (1.7, 0.024))
 
 # Symbols on one side of the median that a factorized table may hold; what lies further out is escaped.
@@ -200,7 +201,7 @@ def gaussian_tables(
             c = ceil(scales[t] * -ppf(tail_mass / 2)), ppf of the mixture.
         compressai: frequencies by `compressai_cdf` instead of `optimal_cdf`. With `scale_table()` and the default
             mass the result is CompressAI's `GaussianConditional` buffers.
-        spread: the mixture, (ratio to the scale, weight) of each of its Gaussians; weights add up to 1.
+        spread: the mixture, (ratio to the scale, weight) of each of its Gaussians; both positive, weights add up to 1.
 
     Returns:
         TableArrays of T tables.

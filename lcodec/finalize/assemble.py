@@ -15,17 +15,17 @@ from torch import Tensor
 from lcodec import weights
 from lcodec.checkpoint import is_ours, load, network_of
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.entropy.tables import TableArrays, pack_cdfs, scale_table
+from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD, Spread, TableArrays, pack_cdfs, scale_table
 from lcodec.errors import InputError, ModelError, UsageError
 from lcodec.image import centre
 from lcodec.image.pack import image_sources
-from lcodec.nets import Network, compressai
+from lcodec.nets import NetConfig, Network, compressai
 from lcodec.packing import round_rows
 
 from . import freeze
 from .calibrate import HEADROOM, Ranges, calibrate, fraction_bits, steady
 from .quantize import ACTIVATION_MAX, FloatLayer, IntegerLayer, float_layers, quantize_layer
-from .report import Rate, measure
+from .report import Rate, coded_symbols, measure
 
 SCALE_BITS = 12  # fraction bits of scales and their thresholds
 REPORT_QUALITIES = 3
@@ -37,12 +37,14 @@ MAX_CALIBRATION_PX = 1024  # a side: they run through the networks whole
 class Finalized:
     """A model file in memory, and how it came out.
 
-    layers: name -> integer layer. rates: real against float bits on the report images. half_rates: the same of a model
-    that was calibrated on every second image; empty if that was not asked for or there is but one image.
+    layers: name -> integer layer. spread: what the tables of y hold. rates: real against float bits on the report
+    images. half_rates: the same of a model that was calibrated on every second image; empty if that was not asked for
+    or there is but one image.
     """
 
     model: weights.ModelFile
     layers: dict[str, IntegerLayer]
+    spread: Spread = GAUSSIAN
     rates: list[Rate] = field(default_factory=list)
     half_rates: list[Rate] = field(default_factory=list)
 
@@ -91,18 +93,16 @@ def finalize(
     done = finalize_network(network, tables_state, images, fp16=fp16, rounded=rounded, card={**origin, **(card or {})})
     if fp16 or rounded:
         _take_floats(network, done.model)
-    quality_range = network.config.qualities
-    step = max(1, (len(quality_range) - 1) // (REPORT_QUALITIES - 1))
     seen = report_images or images
 
-    def rates(model: weights.ModelFile, psnr: bool) -> list[Rate]:
-        entropy = IntegerEntropyModel(model.integers(), model.entropy)
-        return measure(network, entropy, model.table_qualities, seen, quality_range[::step], psnr=psnr)
+    def rates(of: Finalized, psnr: bool) -> list[Rate]:
+        entropy = IntegerEntropyModel(of.model.integers(), of.model.entropy)
+        qualities = report_qualities(network.config)
+        return measure(network, entropy, of.model.table_qualities, seen, qualities, of.spread, psnr=psnr)
 
-    done.rates = rates(done.model, True)
+    done.rates = rates(done, True)
     if compare_half and len(images) > 1:
-        half = finalize_network(network, tables_state, images[::2])
-        done.half_rates = rates(half.model, False)
+        done.half_rates = rates(finalize_network(network, tables_state, images[::2]), False)
     report = {
         "images": len(seen),
         "rates": [
@@ -166,7 +166,7 @@ def finalize_network(
     tensors[f"tables.{prior}.medians"] = medians
     add_tables(tensors, f"tables.{prior}", stacked)
     if config.arch.has_hyperprior:
-        add_tables(tensors, "tables.gaussian", freeze.gaussian())
+        add_tables(tensors, "tables.gaussian", freeze.tables_of_y(SCALE_SPREAD))
         # Between two tables the nearer one in the logarithm: CompressAI takes the wider one, which costs up to 1 %.
         table = scale_table().astype(np.float64)
         thresholds = np.floor(np.sqrt(table[:-1] * table[1:]) * 2**SCALE_BITS)
@@ -192,7 +192,21 @@ def finalize_network(
             raise ModelError(f"tensor {key} is not finite" + (" in half precision" if fp16 or rounded else ""))
     errors = {name: round(layer.weight_error, 6) for name, layer in layers.items()}
     card = {**(card or {}), **({"weight_errors": errors} if errors else {})}
-    return Finalized(weights.ModelFile(config.to_json(), entropy_meta, tensors, card), layers)
+    model = weights.ModelFile(config.to_json(), entropy_meta, tensors, card)
+    spread = GAUSSIAN
+    if config.arch.has_hyperprior:
+        entropy = IntegerEntropyModel(model.integers(), entropy_meta)
+        qualities = report_qualities(config)
+        spread = freeze.fitting_spread(coded_symbols(network, entropy, model.table_qualities, images, qualities))
+        if spread != SCALE_SPREAD:
+            add_tables(tensors, "tables.gaussian", freeze.tables_of_y(spread))
+            model = replace(model, tensors=tensors)
+    return Finalized(model, layers, spread)
+
+
+def report_qualities(config: NetConfig) -> Sequence[float]:
+    """Few of those that a network has, over all of their range."""
+    return config.qualities[:: max(1, (len(config.qualities) - 1) // (REPORT_QUALITIES - 1))]
 
 
 def add_tables(tensors: dict[str, np.ndarray], name: str, tables: TableArrays) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from torch import Tensor
 from torch.nn import ParameterList
 
+from lcodec.entropy import _rans
 from lcodec.entropy.tables import (
     CODING_TAIL_MASS,
+    GAUSSIAN,
     SCALE_SPREAD,
     FactorizedDensity,
+    Spread,
     TableArrays,
     factorized_tables,
     gaussian_tables,
@@ -77,9 +80,23 @@ def _prior_scale(network: Network, quality: float) -> np.ndarray:
     return np.exp([np.interp(quality, network.config.qualities, row) for row in rows.T]).astype(np.float32)
 
 
-def gaussian() -> TableArrays:
+def tables_of_y(spread: Spread) -> TableArrays:
     """The 64 tables of y. Ours, for a CompressAI checkpoint as well: they cost fewer bits."""
-    return gaussian_tables(scale_table(), CODING_TAIL_MASS, spread=SCALE_SPREAD)
+    return gaussian_tables(scale_table(), CODING_TAIL_MASS, spread=spread)
+
+
+def fitting_spread(coded: Iterable[tuple[np.ndarray, np.ndarray]]) -> Spread:
+    """GAUSSIAN or SCALE_SPREAD, whichever takes fewer bytes for symbols of y with scale indexes.
+
+    A choice of two is the same on all machines, though symbols are not quite, unless both take about as many.
+    """
+    spreads = SCALE_SPREAD, GAUSSIAN
+    tables = [_rans.Tables(*tables_of_y(spread)) for spread in spreads]
+    sizes = [0, 0]
+    for symbols, indexes in coded:
+        for i in (0, 1):
+            sizes[i] += len(_rans.encode([(symbols, indexes, tables[i])]))
+    return spreads[sizes[1] < sizes[0]]
 
 
 def stack_sets(sets: list[TableArrays]) -> TableArrays:

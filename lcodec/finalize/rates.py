@@ -19,6 +19,7 @@ def integer_rates(network: Network, images: Sequence[np.ndarray], qualities: Seq
     network: on the CPU, is put into eval mode. images: uint8 (H, W, 3), few and small, for the real coder works on
     them. Raises ModelError if the network cannot be made of safe integers.
     """
-    model = finalize_network(network, {}, images).model
+    done = finalize_network(network, {}, images)
+    model = done.model
     entropy = IntegerEntropyModel(model.integers(), model.entropy)
-    return measure(network, entropy, model.table_qualities, images, qualities, psnr=False)
+    return measure(network, entropy, model.table_qualities, images, qualities, done.spread, psnr=False)

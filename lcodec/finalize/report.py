@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lcodec.entropy.intmodel import IntegerEntropyModel
-from lcodec.entropy.tables import SCALE_SPREAD, table_set
+from lcodec.entropy.tables import Spread, table_set
 from lcodec.errors import ModelError
 from lcodec.image import pad
 from lcodec.nets import Network
@@ -50,13 +50,14 @@ def measure(
     table_qualities: Sequence[float],
     images: Sequence[np.ndarray],
     qualities: Sequence[float],
+    spread: Spread,
     threads: int = 1,
     psnr: bool = True,
 ) -> list[Rate]:
     """Code the images' latents with the integer model and estimate them with the float model.
 
     psnr: synthesise the images too. Both models see the same z_hat, and the same y_hat as context, so that the
-    difference is the arithmetic alone; what the float model's scales mean is what the tables of y make of them.
+    difference is the arithmetic alone. spread: what the tables of y hold, by which the float model estimates, too.
     """
     rates = []
     arch = network.config.arch
@@ -64,8 +65,7 @@ def measure(
         tables = table_set(table_qualities, quality)
         integer_bits, float_bits, pixels, levels = 0, 0.0, 0, 0.0
         for image in images:
-            x = torch.from_numpy(np.ascontiguousarray(pad(image))).permute(2, 0, 1)[None].float().div(255)
-            y, z = network.analyse(x, quality)
+            y, z = network.analyse(_to_torch(image), quality)
             data, y_hat_q = entropy.encode_slice(
                 _fixed(y), None if z is None else _fixed(z), tables, threads
             )
@@ -85,9 +85,29 @@ def measure(
             if arch.entropy == "context":
                 params = network.entropy_parameters(torch.cat((params, network.context_prediction(y_hat)), 1))
             scales, means = (params, torch.zeros_like(y)) if arch.entropy == "hyperprior" else params.chunk(2, 1)
-            float_bits += _bits(gaussian_likelihood(torch.round(y - means), scales, SCALE_SPREAD))
+            float_bits += _bits(gaussian_likelihood(torch.round(y - means), scales, spread))
         rates.append(Rate(quality, integer_bits, float_bits, pixels, levels / len(images)))
     return rates
+
+
+@torch.no_grad()
+def coded_symbols(
+    network: Network,
+    entropy: IntegerEntropyModel,
+    table_qualities: Sequence[float],
+    images: Sequence[np.ndarray],
+    qualities: Sequence[float],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Symbols of y and their scale indexes, of each image at each quality; not for the factorized family."""
+    for quality in qualities:
+        for image in images:
+            y, z = network.analyse(_to_torch(image), quality)
+            assert z is not None
+            yield entropy.symbols_of_y(_fixed(y), _fixed(z), table_set(table_qualities, quality))
+
+
+def _to_torch(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pad(image))).permute(2, 0, 1)[None].float().div(255)
 
 
 def _psnr(image: np.ndarray, x_hat: torch.Tensor) -> float:

@@ -19,8 +19,8 @@ from .transforms import analysis, synthesis
 
 # Of the context network over y, each with what the one before made of it (see `Network.forward`): as many as training
 # takes if nothing else is said, and an estimate of what the coder does.
-CONTEXT_PASSES = 2
-CODER_PASSES = 8
+TRAINING_PASSES = 2
+ESTIMATE_PASSES = 8
 
 
 class Output(NamedTuple):
@@ -67,7 +67,7 @@ class Network(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
-        self.context_passes = CONTEXT_PASSES
+        self.context_passes = TRAINING_PASSES
         self.spread: Spread = GAUSSIAN
         N, M, arch = config.N, config.M, config.arch
         self.g_a = analysis(arch.transform, N, M)
@@ -142,9 +142,9 @@ class Network(nn.Module):
         everywhere; "ste": noise for the rate, straight-through rounding for what enters h_s, context and g_s;
         "coder": as the coder does it, rounding y - means, by the distribution that its tables have. What the context
         sees depends on the means before it: "ste" and "coder" start from rounded y and repeat, `context_passes` and
-        CODER_PASSES times in all. That leaves few latents different from what the coder finds one after the other, but
-        they are in each other's context: of lc-s it takes 0.8 % more bits than 2 passes say at quality 1, 0.2 % more
-        than 8 say, at quality 6 as many.
+        ESTIMATE_PASSES times in all. That leaves few latents different from what the coder finds one after the other,
+        but they are in each other's context: with lc-s the coder takes 0.8 % more bits than 2 passes estimate at
+        quality 1, 0.2 % more than 8 do, and at quality 6 as many.
         quality: a number or (B,), None for the first quality of the network.
         """
         q = self._each(quality, x)
@@ -195,7 +195,7 @@ class Network(nn.Module):
         y_ctx = y + (torch.round(y) - y).detach()
         device = y.device.type
         cast = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        for _ in range((self.context_passes if mode == "ste" else CODER_PASSES) - 1):
+        for _ in range((self.context_passes if mode == "ste" else ESTIMATE_PASSES) - 1):
             # cached here, the cast weights would come back below, in older versions of torch without their gradients
             with torch.no_grad(), torch.autocast(device, *cast, cache_enabled=False):
                 means = predict(y_ctx).float().chunk(2, 1)[1]

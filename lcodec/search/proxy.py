@@ -1,7 +1,8 @@
 """A differentiable double of what the decoder does, to search latents with; the real coder has the last word.
 
 A finalized model keeps its entropy model as integers, through which no gradient passes. The same weights as floats give
-nearly the same scales and means (their bits differ by about 0.1 %).
+nearly the same scales and means. Bits are those of a Gaussian, not of the mixture that tables may hold, with which the
+file of lc-s takes 0.5 to 0.8 % fewer: searched with the mixture, four crops came out at about the same cost.
 """
 
 from __future__ import annotations

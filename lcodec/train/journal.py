@@ -6,35 +6,17 @@ import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lcodec.atomic import lock
-from lcodec.errors import OutputError, UsageError
+from lcodec.errors import OutputError
 from lcodec.finite import finite
 from lcodec.image.pack import RUN_LOG
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path, new: bool = True) -> Iterator[None]:
-    """No other process that asks so writes a run into this folder meanwhile; UsageError if one does already.
-
-    new: make the folder and its log if they are not there. Where they cannot be made, or locked, nobody is kept out.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            if new:
-                folder.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context(open(folder / RUN_LOG, "ab" if new else "rb"))
-            if not lock(log.fileno()):
-                hint = "SIGTERM ends it, with its state saved; or choose another --out"
-                raise UsageError(f"another process trains in {folder}", hint)
-        yield
 
 
 class Journal:

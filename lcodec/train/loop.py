@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .batches import Batches
 from .data import Photographs, to_unit
 from .initialize import LAYERS, linear_start, transfer
 from .journal import Journal, Report
+from .lock import RunLock
 from .loss import Losses, Objective
 from .optimizers import Optimizer
 from .options import Options, own_mse_lambda
@@ -95,6 +96,7 @@ class Trainer:
     ) -> None:
         self.options, self.data, self.valid, self.out, self.ranks = options, data, valid, out, ranks
         self.path = checkpoint_path(out)
+        self.lock = RunLock(out)
         self.step = 0
         self.validated = 0  # the step of the last validation
         self.seconds = 0.0  # of training, over all resumed parts, as all ranks know it
@@ -114,6 +116,7 @@ class Trainer:
                 out.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise OutputError(f"cannot make folder {out}: {(e.strerror or str(e)).lower()}") from e
+            self.lock.claim()
             remove_stale(out)
         torch.manual_seed(options.seed)
         self.network = Network(options.config)
@@ -169,9 +172,10 @@ class Trainer:
 
     def _differences(self, state: dict[str, Any]) -> Iterator[str]:
         """What makes of a run that goes on another one than it would have been."""
-        before = state.get("options", {})
+        plain = {f.name: f.default for f in fields(Options)}  # of runs that were begun before there was such an option
+        before = {**json.loads(json.dumps(plain)), **state.get("options", {})}
         now = json.loads(json.dumps(asdict(self.options)))
-        changed = [k for k in now if k not in _FREE_OPTIONS and k in before and before[k] != now[k]]
+        changed = [k for k in now if k not in _FREE_OPTIONS and before[k] != now[k]]
         if changed:
             yield "other settings than before: " + ", ".join(f"{k} {now[k]} (was {before[k]})" for k in changed)
         if state.get("data", self.digest) != self.digest or state.get("images", len(self.data)) != len(self.data):
@@ -381,6 +385,7 @@ class Trainer:
             finally:
                 self.batches.close()
                 self.journal.close()
+                self.lock.release()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

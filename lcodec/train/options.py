@@ -12,7 +12,7 @@ import numpy as np
 from lcodec.errors import UsageError
 from lcodec.nets import NetConfig
 from lcodec.nets.config import LAMBDAS, table_lambda
-from lcodec.nets.network import CONTEXT_PASSES
+from lcodec.nets.network import TRAINING_PASSES
 from lcodec.nets.similarity import MIN_MS_SSIM_PX
 
 from .loss import METRICS
@@ -69,7 +69,7 @@ class Options:
     patience: int = 3
     optimizer: str = "adamw"
     compile: bool = False
-    context_passes: int = CONTEXT_PASSES
+    context_passes: int = TRAINING_PASSES
     likelihood: str = "gaussian"
 
     def __post_init__(self) -> None:
@@ -106,6 +106,11 @@ class Options:
             raise UsageError("the cosine falls to zero by itself", "use --decay with --schedule constant or plateau")
         if not 1 <= self.context_passes <= MAX_CONTEXT_PASSES:
             raise UsageError(f"{self.context_passes} passes of the context are not within 1 to {MAX_CONTEXT_PASSES}")
+        entropy = self.config.arch.entropy
+        if self.context_passes != TRAINING_PASSES and (entropy != "context" or self.mode != "ste"):
+            raise UsageError("the context has passes in networks that have one, trained with --mode ste")
+        if self.likelihood != "gaussian" and entropy == "factorized":
+            raise UsageError(f"{self.architecture} has no scales that a likelihood could be given")
         if self.patience < 1:
             raise UsageError(f"patience {self.patience} makes no sense")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lcodec import __version__
-from lcodec.atomic import lock
 from lcodec.errors import ModelError, OutputError, UsageError
 
 TIMEOUT_S = 30.0  # without a byte
@@ -62,8 +61,7 @@ def fetch(
     partial = target.with_name(target.name + PARTIAL)
     try:
         with open(partial, "ab") as out:
-            if not lock(out.fileno()):  # on a system without locks the hash finds what went wrong
-                raise ModelError(f"another process is fetching {target.name} already")
+            _lock(out, target)
             try:
                 transfer = _Transfer(out, url, progress, timeout_s)
                 digest = _fetch_checked(transfer, partial, sha256_prefix, pause_s)
@@ -192,3 +190,17 @@ def _number(text: str) -> int | None:
 def _reason(error: Exception) -> str:
     cause = getattr(error, "reason", error)
     return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).lower()
+
+
+def _lock(out: BinaryIO, target: Path) -> None:
+    """One process at a time appends; on a system without such locks the hash finds what went wrong."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise ModelError(f"another process is fetching {target.name} already") from e
+    except OSError:  # a file system without locks
+        return
