@@ -449,7 +449,9 @@ def test_command_measures_models_and_codecs_and_draws(images, model_file, photo,
     assert results["metrics"] == ["psnr", "ms_ssim", "ms_ssim_db"] and results["anchor"] == "jpeg-444"
     assert len(results["rows"]) == N_IMAGES * (2 + 8)
     svg = (out / "rd.svg").read_text()
-    assert "JPEG 4:4:4" in svg and "tiny-mbt2018-mean" in svg
+    assert ">JPEG 4:4:4</text>" in svg and ">tiny-mbt2018-mean" in svg  # as text, not as outlines of letters
+    run_module.draw(store.Store(out, results), run_module.Listener(), 0)
+    assert (out / "rd.svg").read_text() == svg
     assert PIL.Image.open(out / "rd.png").width > 500
     own = next(e for e in results["codecs"] if e["kind"] == "lcodec")
     picture = decoded(out, own["name"], 8.0, "b.png")
