@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("scipy", reason="extra 'bench' is not installed")
 from lcodec.bench import summary, table
 from lcodec.bench.bdrate import bd_quality, bd_rate
 from lcodec.bench.compare import compare
-from lcodec.bench.readme import BEGIN, END, replace_table
+from lcodec.bench.readme import BEGIN, END, replace_table, rows_with_ids
 from lcodec.bench.schema import FORMAT, Results
 from lcodec.bench.store import empty_row
 from lcodec.errors import InputError
@@ -341,6 +342,11 @@ def test_table_of_the_readme_has_command_date_and_machine(tmp_path):
     text = replace_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", lines)
     assert text == "\n".join(["before", BEGIN, *lines, END, "after", ""])
     assert replace_table(text, lines) == text
+    for entry in results["codecs"]:
+        entry["model_id"] = {"a": "0123456789abcdef" * 4, "b": None}[entry["name"]]
+    rows = list(csv.DictReader(rows_with_ids(results).decode().splitlines()))
+    assert {(row["codec"], row["model_id"]) for row in rows} == {("a", "0123456789abcdef"), ("b", "")}
+    assert len(rows) == len(results["rows"]) and rows[0]["width"] == str(results["images"][0]["width"])
     for damaged in ("nothing", f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
         with pytest.raises(InputError, match="needs the lines"):
             replace_table(damaged, lines)

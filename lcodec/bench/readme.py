@@ -18,6 +18,7 @@ from lcodec.bench import store
 from lcodec.bench.schema import Results
 from lcodec.bench.table import markdown
 from lcodec.errors import InputError
+from lcodec.weights import ID_BYTES
 
 BEGIN, END = "<!-- lcodec bench: begin -->", "<!-- lcodec bench: end -->"
 
@@ -32,8 +33,9 @@ def replace_table(text: str, lines: Sequence[str]) -> str:
 
 
 def rows_with_ids(results: Results) -> bytes:
-    """CSV of the rows, each with the id of its model (empty for other codecs) and the size of its image."""
-    ids = {entry["name"]: entry["model_id"] or "" for entry in results["codecs"]}
+    """CSV of the rows, each with the size of its image and the id of its model, as far as files carry it; empty for
+    other codecs."""
+    ids = {entry["name"]: (entry["model_id"] or "")[: 2 * ID_BYTES] for entry in results["codecs"]}
     sizes = {image["name"]: (image["width"], image["height"]) for image in results["images"]}
     values = [name for name in store.FIELDS if name not in ("image", "codec", "quality", "error")]
     out = io.StringIO(newline="")
