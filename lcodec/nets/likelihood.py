@@ -34,7 +34,7 @@ def add_noise(v: Tensor) -> Tensor:
 def gaussian_likelihood(v: Tensor, scales: Tensor, spread: Spread = GAUSSIAN) -> Tensor:
     """Probability of the unit interval around v under N(0, max(scales, 0.11)^2); same shape as v, float32.
 
-    spread: a mixture instead, (ratio to the scale, weight) of each of its Gaussians; tables hold `SCALE_SPREAD`.
+    spread: a mixture instead, (ratio to the scale, weight) of each of its Gaussians; see `SCALE_SPREAD`.
     """
     v = v.float().abs()
     scales = lower_bound(scales.float(), SCALE_BOUND)

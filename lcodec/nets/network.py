@@ -143,8 +143,8 @@ class Network(nn.Module):
         "coder": as the coder does it, rounding y - means, by the distribution that its tables have. What the context
         sees depends on the means before it: "ste" and "coder" start from rounded y and repeat, `context_passes` and
         ESTIMATE_PASSES times in all. That leaves few latents different from what the coder finds one after the other,
-        but they are in each other's context: with lc-s the coder takes 0.8 % more bits than 2 passes estimate at
-        quality 1, 0.2 % more than 8 do, and at quality 6 as many.
+        but they are in each other's context: with lc-s 40 passes, nearly the coder's order, estimate 0.8 % more bits
+        than 2 passes at quality 1, 0.2 % more than 8, and at quality 6 as many.
         quality: a number or (B,), None for the first quality of the network.
         """
         q = self._each(quality, x)
