@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -59,7 +60,7 @@ class RunLock:
 
 def check_free(folder: Path, wait_s: float = 0.0) -> None:
     """Raise UsageError if another process trains in a folder, before anything is done; see `RunLock.claim`."""
-    if (folder / NAME).exists():
+    if os.path.exists(folder / NAME):  # also false where one may not look
         lock = RunLock(folder)
         lock.claim(wait_s)
         lock.release()
