@@ -26,7 +26,7 @@ $(PY):
 # Without build isolation, so that the compiler runs against what is in .venv and needs no network the second time.
 $(BUILT): pyproject.toml setup.cfg .constraints.txt $(SOURCES) | $(PY)
 	$(PIP) install "setuptools>=80" "cython>=3.1"
-	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,bench,browser,large,dev]"
+	$(PIP) install --constraint .constraints.txt --no-build-isolation --editable ".[test,bench,browser,large,train,dev]"
 	@touch $@
 
 venv: $(BUILT) ## create .venv with lcodec (editable) and all tools

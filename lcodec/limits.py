@@ -67,7 +67,8 @@ class Limits:
         if self.ratio is not None and taken > self.ratio * size_bytes:
             ratio = -(-taken // size_bytes)
             what = f"file of {size_bytes} bytes for {taken} bytes of pixels, {ratio} to one,"
-            raise _exceeded("ratio", what, f"{self.ratio:g} to one", ratio, self.ratio)
+            trusted = "a file that was cut off looks like this, too; if it is whole and you trust it"
+            raise _exceeded("ratio", what, f"{self.ratio:g} to one", ratio, self.ratio, trusted)
 
     def check_memory(self, needed: int) -> None:
         """needed: bytes of pixels and latents. Raises LimitExceeded."""
@@ -117,12 +118,14 @@ def _value(name: str, text: str) -> float | None:
     return int(number) if counted else number
 
 
-def _exceeded(name: str, what: str, limit: str, needed: int | None, allowed: float) -> LimitExceeded:
+def _exceeded(
+    name: str, what: str, limit: str, needed: int | None, allowed: float, trusted: str = "if you trust the file"
+) -> LimitExceeded:
     """needed: what would be enough, None if that is not known."""
     by = "" if needed is None else f" by {needed - allowed:g}"
     setting = f"{name}={'N' if needed is None else needed}"
     option = f"--limit-pixels {needed}" if name == "pixels" else f"--limit {setting}"
     return LimitExceeded(
         f"{what} is above the limit of {limit}{by}",
-        f"if you trust the file: {option}, or {ENVIRONMENT}={setting} in the environment",
+        f"{trusted}: {option}, or {ENVIRONMENT}={setting} in the environment",
     )

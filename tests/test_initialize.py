@@ -12,13 +12,14 @@ import torch
 
 from lcodec import checkpoint, weights
 from lcodec.checkpoint import network_of_model
+from lcodec.errors import ModelError, UsageError
 from lcodec.finalize import finalize
 from lcodec.nets import ARCHITECTURES, NetConfig, Network
 from lcodec.nets.config import table_lambda
 from lcodec.nets.layers import AttentionBlock
 from lcodec.train import initialize
 from lcodec.train.data import Photographs, to_unit
-from lcodec.train.initialize import GATE, linear_start, transfer
+from lcodec.train.initialize import GATE, SLOPE, Source, linear_start, transfer
 from lcodec.train.loop import Options, Trainer
 from lcodec.train.loss import psnr
 
@@ -281,3 +282,91 @@ def test_train_init_of_an_anchor_starts_attention_where_it_stood(tmp_path, photo
     with torch.no_grad():
         assert torch.allclose(attention.network.eval()(x, 8.0).x_hat, opened(x, 8.0).x_hat, atol=2e-3)
         assert psnr((opened.g_s(opened.g_a(x)) - x).square().mean()) > 24  # which began as a linear codec
+
+
+@pytest.fixture
+def begun(photo, tmp_path):
+    """begun(architecture, *sources) -> a run that has just begun, with another seed each time."""
+    (tmp_path / "data").mkdir()
+    PIL.Image.fromarray(photo[:128, :192]).save(tmp_path / "data" / "a.png")
+    data, count = Photographs(tmp_path / "data"), iter(range(100))
+
+    def begin(architecture: str, *sources: Source, N: int = 8, M: int = 9) -> Trainer:
+        seed = next(count)
+        options = Options(architecture, N=N, M=M, qualities=(1.0, 8.0), steps=1, batch=1, crop=64, seed=seed)
+        return Trainer(options, data, None, tmp_path / f"run{seed}", init=sources)
+
+    return begin
+
+
+def test_context_begins_by_handing_on_scales_and_means(begun):
+    """Of a mean-scale model: the scales, and all but the smallest sixth of the means, whatever the context says."""
+    mean = begun("mbt2018-mean")
+    mean.save()
+    context = begun("mbt2018", Source(mean.path)).network
+    torch.manual_seed(0)
+    z_hat, y_hat = torch.randn(2, 8, 3, 3), 5 * torch.randn(2, 9, 12, 12)
+    with torch.no_grad():
+        told = context.h_s(z_hat)
+        assert torch.equal(told, mean.network.h_s(z_hat))
+        scales, means = context.entropy_parameters(torch.cat((told, context.context_prediction(y_hat)), 1)).chunk(2, 1)
+    wanted_scales, wanted_means = told.chunk(2, 1)
+    assert torch.allclose(scales, torch.where(wanted_scales > 0, wanted_scales, wanted_scales * SLOPE**2), atol=1e-5)
+    silent = means.abs().amax((0, 2, 3)) == 0
+    assert silent.sum() == 2  # 24 channels in between: 9 scales and 7 means
+    assert torch.allclose(means[:, ~silent], wanted_means[:, ~silent], atol=1e-5)
+    size = mean.network.h_s[-1].weight[9:].square().sum((1, 2, 3))
+    assert size[silent].max() < size[~silent].min()
+
+
+def test_handing_on_learns_the_context_at_once(begun):
+    mean = begun("mbt2018-mean")
+    mean.save()
+    trainer = begun("mbt2018", Source(mean.path))
+    network = trainer.network
+    network(to_unit(trainer.data.crops(np.random.default_rng(0), 2, 64)), 8.0).bits().sum().backward()
+    assert bool(network.entropy_parameters[0].weight.grad[:, 18:].abs().sum(1).gt(0).any())  # of what the context says
+
+
+def test_context_that_was_trained_is_not_handed_on_over(begun):
+    """A context model, then a mean-scale model for all that both have."""
+    mean, context = begun("mbt2018-mean"), begun("mbt2018")
+    for run in (mean, context):
+        run.save()
+    both = begun("mbt2018", Source(context.path), Source(mean.path)).network.state_dict()
+    for name, value in both.items():
+        own = name.startswith(("context_prediction.", "entropy_parameters."))
+        assert torch.equal(value, (context if own else mean).network.state_dict()[name]), name
+    narrow = begun("mbt2018-mean", M=8)
+    narrow.save()
+    wider = begun("mbt2018", Source(narrow.path)).network  # whose h_s has no halves of its own widths
+    assert bool((wider.entropy_parameters[4].weight != 0).any(1).all())
+
+
+def test_of_several_models_each_gives_the_layers_that_are_named(begun):
+    first, second = begun("bmshj2018-hyperprior"), begun("mbt2018-mean")
+    for run in (first, second):
+        run.save()
+    network = begun("bmshj2018-hyperprior", Source(first.path), Source(second.path, ("g_*", "log_*"))).network
+    for name, value in network.state_dict().items():
+        source = second if name.startswith(("g_", "log_")) else first
+        assert torch.equal(value, source.network.state_dict()[name]), name
+
+
+def test_layers_that_are_named_leave_attention_alone(begun):
+    anchor, attention = begun("cheng2020-anchor"), begun("cheng2020-attn")
+    for run in (anchor, attention):
+        run.save()
+    network = begun("cheng2020-attn", Source(attention.path), Source(anchor.path, ("h_*",))).network
+    for name, value in network.state_dict().items():
+        source = anchor if name.startswith("h_") else attention
+        assert torch.equal(value, source.network.state_dict()[name]), name
+
+
+def test_layers_that_are_not_there_are_refused(begun):
+    mean = begun("mbt2018-mean")
+    mean.save()
+    with pytest.raises(UsageError, match="no parameter is called g_x"):
+        begun("mbt2018", Source(mean.path, ("g_a.*", "g_x.*")))
+    with pytest.raises(ModelError, match=r"checkpoint.pt:context\* has no layer that fits mbt2018"):
+        begun("mbt2018", Source(mean.path, ("context*",)))

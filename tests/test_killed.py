@@ -13,6 +13,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 from click.testing import CliRunner
 
 import lcodec.image
@@ -144,6 +145,55 @@ def test_training_killed_at_any_moment_goes_on_from_a_whole_checkpoint(folder, p
     assert steps == sorted(set(steps)), "a run did not go on where the one before was"
     Trainer(options, Photographs(Path("data")), None, out, resume=True)
     assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("architecture", ["mbt2018-mean", "lc-s"])
+def test_training_that_was_killed_ends_as_if_it_had_not_been(architecture, folder, photo):
+    """Twenty steps; ten, three more, kill -9, and the ten after the checkpoint: equal in every number, on the CPU."""
+    Path("data").mkdir()
+    PIL.Image.fromarray(photo[:128, :192]).save("data/a.png")
+    options = Options(architecture, N=8, M=8, qualities=(1.0, 8.0), steps=20, warmup=3, batch=2, crop=64)
+    held = folder / "held"
+
+    class Held(Trainer):
+        def train_step(self) -> dict[str, float]:
+            if self.step == 10:
+                self.save()
+            if self.step == 13:
+                held.touch()
+                time.sleep(600)
+            return super().train_step()
+
+    def train(kind: type[Trainer], name: str, resume: bool = False) -> int:
+        out, silent = folder / name, lambda row: None
+        kind(options, Photographs(Path("data")), None, out, resume=resume, report=silent, workers=1).run()
+        return 0
+
+    assert finish(start(lambda: train(Trainer, "whole"))) == 0
+    pid = start(lambda: train(Held, "killed"))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not held.exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    assert finish(pid) == -signal.SIGKILL
+    assert last_step(folder / "killed") == 10
+    assert finish(start(lambda: train(Trainer, "killed", resume=True))) == 0
+    whole, killed = (dict(leaves(checkpoint.load(folder / name / "checkpoint.pt"))) for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys() and whole["step",] == 20
+    assert {key[0] for key in whole} >= {"network", "ema", "optimizer"}
+    for key, value in whole.items():
+        if key != ("seconds",):
+            same = torch.equal(value, killed[key]) if isinstance(value, torch.Tensor) else value == killed[key]
+            assert same, key
+
+
+def leaves(value: object, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
+    """(keys on the way, value) of everything in nested mappings and lists."""
+    if isinstance(value, dict | list | tuple):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
 
 
 def last_step(out: Path) -> int:

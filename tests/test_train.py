@@ -96,14 +96,15 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
             assert torch.equal(value, b[part_name][key]), key
 
 
-def test_sigterm_saves_and_stops(folder, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_stops(sent, folder, tmp_path):
     command = [sys.executable, "-m", "lcodec", "train", "--model", "mbt2018-mean", "--data", str(folder)]
     command += ["--out", str(tmp_path), "-N", "8", "-M", "8", "--crop", "64", "--batch", "1", "--steps", "1000000"]
     command += ["--threads", "1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
         assert process.stdout is not None
         row = json.loads(process.stdout.readline())
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(sent)
         process.communicate(timeout=60)
     assert process.returncode == 0
     state = checkpoint.load(tmp_path / "checkpoint.pt")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -18,7 +21,7 @@ import pytest
 import torch
 
 from lcodec import checkpoint
-from lcodec.cli.train import duration, step_line, valid_line
+from lcodec.cli.train import Progress, duration, step_line, valid_line
 from lcodec.errors import LcodecError, ModelError, OutputError
 from lcodec.finalize import integer_rates
 from lcodec.train.batches import Batches, make_batch
@@ -296,13 +299,52 @@ def test_tensorboard_gets_scalars_and_pictures(data, tmp_path):
 def test_lines_say_what_the_rows_hold():
     row = {"loss": 1.5, "bpp": 0.4, "psnr": 31.2, "images_per_s": 17.31, "left_s": 7380}
     row |= {"time": {"data": 0.01, "backward": 0.99}, "skipped": 2}
-    line = step_line(7, row)
-    for part in ("step 7", "loss 1.500", "0.400 bpp", "31.20 dB", "17.3 images/s", "2:03 h left", "backward 99%"):
+    line = step_line(row)
+    for part in ("loss 1.500", "0.400 bpp", "31.20 dB", "17.3 images/s", "2:03 h left", "backward 99%"):
         assert part in line
     assert "2 steps skipped" in line and duration(95) == "2 min"
     measured = {"quality": 1.0, "bpp": 0.25, "psnr": 30.0, "integer_percent": 0.13}
     assert "q1 0.250/30.00 +0.13%" in valid_line({"valid": [measured]})
     assert "cannot be finalized" in valid_line({"valid": [measured], "integer_error": "sums"})
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bar_on_a_terminal_moves_with_every_step(monkeypatch):
+    """Rows come every fifty steps; validations stay above the bar."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    trainer = SimpleNamespace(step=49, progress=lambda: trainer.step / 100)
+    progress = Progress(as_json=False)
+    progress.trainer = trainer
+    row = {"loss": 1.5, "bpp": 0.4, "psnr": 31.2, "images_per_s": 17.31, "left_s": 7380, "time": {"data": 1.0}}
+    with progress:
+        progress.step()
+        assert progress.bar.tasks[0].description.startswith("step 49")
+        trainer.step = 50
+        progress.show(row)
+        trainer.step = 51
+        progress.step()
+        progress.show({"valid": [{"quality": 1.0, "bpp": 0.25, "psnr": 30.0}]})
+        progress.bar.refresh()
+        task = progress.bar.tasks[0]
+        assert task.completed == 0.51 and task.description.startswith("step 51  loss 1.500")
+    written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())  # colours, and back to the line's begin
+    assert "step 51" in written and "2:03 h left" in written and "valid:  q1 0.250/30.00" in written
+
+
+def test_there_is_no_bar_where_nobody_looks(monkeypatch, capsys):
+    progress = Progress(as_json=False)
+    progress.trainer = SimpleNamespace(step=7, progress=lambda: 0.5)
+    with progress:
+        progress.step()
+        progress.show({"loss": 1.5, "bpp": 0.4, "images_per_s": 17.31, "left_s": 95, "time": {}})
+    assert progress.bar is None
+    assert capsys.readouterr().out.startswith("step 7  loss 1.500  0.400 bpp")
 
 
 # ---- a full disk
@@ -332,6 +374,7 @@ def test_write_that_hits_a_real_limit_keeps_the_good_checkpoint(folder, tmp_path
     code = f"""
 import resource, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from lcodec.errors import OutputError
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from lcodec import decoder, weights
 from lcodec.cli import cli
 from lcodec.codec import Codec
 from lcodec.errors import ModelError, OutputError
+from lcodec.header import read_header
 from lcodec.nets import ARCHITECTURES, NetConfig
 from lcodec.transforms.torch_backend import load_network
 from tests.conftest import less_memory_than
@@ -116,6 +118,14 @@ def test_shipped_model_is_the_one_of_its_card(path):
 def test_shipped_models_are_those_that_there_are_to_be():
     names = {path.stem for path in weights.shipped_folder().glob("*.safetensors")}
     assert names == set(ARCHITECTURES) and weights.DEFAULT_MODEL in names
+
+
+def test_encode_takes_lc_s_where_no_model_is_named(photo, tmp_path):
+    Image.fromarray(photo[:64, :64]).save(tmp_path / "photo.png")
+    result = CliRunner().invoke(cli, ["encode", str(tmp_path / "photo.png"), "-q", "1"])
+    assert result.exit_code == 0, result.output
+    header = read_header((tmp_path / "photo.lic").read_bytes())
+    assert header.model_id.hex() == weights.info(weights.shipped_folder() / "lc-s.safetensors").id[:16]
 
 
 def test_list_leaves_damaged_files_out(models, tmp_path, monkeypatch):

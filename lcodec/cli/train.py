@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -14,6 +14,9 @@ from lcodec import weights
 from lcodec.cli import options, recipe
 from lcodec.cli.report import note, print_json, print_text, warn
 from lcodec.errors import UsageError
+
+if TYPE_CHECKING:
+    from lcodec.train.initialize import Source
 
 RESTART_S = 30.0  # how long a run that goes on waits for the process before it to be gone
 DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
@@ -101,8 +104,10 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
 )
 @click.option(
     "--init",
-    metavar="MODEL",
-    help="Model, by name or file, or checkpoint to begin with, as far as it fits; --resume has no use for it.",
+    multiple=True,
+    metavar="MODEL[:GLOB,…]",
+    help="Model, by name or file, or checkpoint to begin with, as far as it fits; or some of its parameters alone, "
+    "'mine.pt:g_*,log_*'. Repeat for several, a later one goes over those before. --resume has no use for it.",
 )
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters to keep, e.g. 'g_*'; repeat for several.")
 @click.option(
@@ -133,7 +138,7 @@ def command(
     threads: int | None,
     workers: int,
     cache_gib: float,
-    init: str | None,
+    init: tuple[str, ...],
     resume: str | None,
     save_minutes: float,
     valid_minutes: float,
@@ -203,16 +208,17 @@ def command(
             held_out,
             out,
             resume=again,
-            init=_source(init) if init else None,
+            init=[_source(place) for place in init],
             report=progress.show,
             workers=workers,
             ranks=ranks,
+            stepped=progress.step,
         )
         progress.trainer = trainer
         if ranks.main and not as_json and not trainer.journal.knows_board:
             note(f"tensorboard is not installed, the curves are in {trainer.journal.path} alone")
-        if ranks.main and not as_json and trainer.taken is not None:
-            note("{} of {} tensors begin as in {}".format(*trainer.taken, init))
+        for taken in trainer.taken if ranks.main and not as_json else ():
+            note("{} of {} tensors begin as in {}".format(*taken))
         with progress:
             trainer.run(save_minutes=save_minutes, valid_minutes=valid_minutes, valid_steps=valid_steps)
     if not ranks.main:
@@ -227,10 +233,18 @@ def command(
     click.echo(f"{state} after {trainer.step} steps, {trainer.seconds / 3600:.2f} h: {trainer.path}")
 
 
-def _source(init: str) -> Path:
-    """A file, or a model by its name. Raises ModelError."""
-    path = Path(init)
-    return path if path.suffix or path.exists() else weights.find(init)
+def _source(init: str) -> Source:
+    """A file, or a model by its name, after a colon what to take of it. Raises ModelError, UsageError."""
+    from lcodec.train.initialize import Source
+
+    name, colon, layers = init.rpartition(":")
+    if not colon or os.path.exists(init):
+        name, layers = init, ""
+    elif not name or not all(layers.split(",")):
+        raise UsageError(f"--init {init!r} names no parameters after its colon", "for example mine.pt:g_*,log_*")
+    path = Path(name)
+    there = path if path.suffix or path.exists() else weights.find(name)
+    return Source(there, tuple(layers.split(",")) if layers else ())
 
 
 def _said(parameter: str) -> bool:
@@ -261,6 +275,7 @@ class Progress:
         self.active = active
         self.trainer: Any = None
         self.bar: Any = None
+        self.said = ""  # what the last row said
 
     def __enter__(self) -> Progress:
         if self.active and not self.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -277,6 +292,12 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
+    def step(self) -> None:
+        """Between the rows of training, which are many steps apart, the bar at least moves."""
+        if self.bar is not None:
+            text = f"step {self.trainer.step}  {self.said}"
+            self.bar.update(self.task, completed=self.trainer.progress(), description=text)
+
     def show(self, row: dict[str, Any]) -> None:
         if not self.active:
             return
@@ -287,18 +308,22 @@ class Progress:
             warn(row["warning"])
             return
         lasting = "valid" in row
-        text = valid_line(row) if lasting else step_line(self.trainer.step, row)
+        text = valid_line(row) if lasting else step_line(row)
+        if self.bar is not None and not lasting:
+            self.said = text
+            self.step()
+            return
+        if not lasting:
+            text = f"step {self.trainer.step}  {text}"
         if self.bar is None:
             print_text(text)
-        elif lasting:
-            self.bar.console.print(text)
         else:
-            self.bar.update(self.task, completed=row["progress"], description=text)
+            self.bar.console.print(text)
 
 
-def step_line(step: int, row: dict[str, Any]) -> str:
-    """What a row of training says on a terminal."""
-    parts = [f"step {step}", f"loss {row['loss']:.3f}", f"{row['bpp']:.3f} bpp"]
+def step_line(row: dict[str, Any]) -> str:
+    """What a row of training says on a terminal, behind the number of the step."""
+    parts = [f"loss {row['loss']:.3f}", f"{row['bpp']:.3f} bpp"]
     if "psnr" in row:
         parts.append(f"{row['psnr']:.2f} dB")
     if "ms_ssim" in row:

@@ -9,7 +9,10 @@ small, and the gains at the steps that high-rate theory gives for each lambda.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +38,20 @@ NOISE = 0.02  # relative amplitude of everything that starts beside the linear t
 PAIRED = 1 / 16  # of the channels of a residual block with stride, at least, are the second of a pair
 GATE = 1e-5  # what attention lets through at first
 LAYERS = ("g_a", "g_s", "h_a", "h_s", "context_prediction", "entropy_parameters")  # where a network keeps them
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run begins with: a checkpoint or model, and patterns (as in file names) of what to take; none is all."""
+
+    path: Path
+    layers: tuple[str, ...] = ()
+
+    def wants(self, name: str) -> bool:
+        return not self.layers or any(fnmatchcase(name, pattern) for pattern in self.layers)
+
+    def __str__(self) -> str:
+        return ":".join([str(self.path), *filter(None, [",".join(self.layers)])])
 
 
 def _stage_basis(x: Tensor, out_channels: int) -> Tensor:
@@ -218,12 +235,13 @@ def transfer(
     qualities: Sequence[float] | None = None,
     lambdas: Sequence[float] | None = None,
     known: Sequence[float] | None = None,
+    wants: Callable[[str], bool] = lambda name: True,
 ) -> list[str]:
     """Copy what fits of another network's state_dict; returns the names of the tensors that took something.
 
     qualities: those of the source, this network's own if None. lambdas: as in `linear_start`; gains are those that the
     source has, or by high-rate theory would have, there. known: what the source was trained with at its qualities, if
-    not what their names say.
+    not what their names say. wants: which tensors of this network, by name, are to change.
 
     A tensor of other widths is copied as far as both reach. What the old channels would read from new ones becomes
     zero, so that a wider network begins by computing what the narrower one did; new channels keep the start they have.
@@ -247,11 +265,12 @@ def transfer(
     taken = []
     with torch.no_grad():
         for name, module in network.named_modules():
-            if isinstance(module, AttentionBlock) and f"{name}.conv_b.3.weight" not in source:
+            gate = f"{name}.conv_b.3.weight"
+            if isinstance(module, AttentionBlock) and gate not in source and wants(gate):
                 close_gate(module)
         for name, own in network.state_dict().items():
             other = source.get(name)
-            if other is None or not _alike(own, other) or name.endswith("mask"):
+            if other is None or not _alike(own, other) or name.endswith("mask") or not wants(name):
                 continue
             weight = name.removesuffix(".bias") + ".weight"
             if weight in source and not _alike(network.state_dict()[weight], source[weight]):
@@ -268,6 +287,38 @@ def transfer(
                     _copy_corner(new, old.to(new.dtype), transposed)
             taken.append(name)
     return taken
+
+
+@torch.no_grad()
+def hand_on(network: Network) -> None:
+    """Entropy parameters that begin with what h_s says, which came from a mean-scale hyperprior; for mbt2018.
+
+    Its h_s is built alike, and its output of 2M channels is scales and means there. A scale goes through one channel of
+    each hidden layer: where LeakyReLU bends it, below zero, it is as good as zero. A mean m has two, as
+    lrelu(m) - lrelu(-m) = (1 + slope) m. The second hidden layer, of 8M/3 channels, has no room for the means of M/6
+    latents, those to which the last layer of h_s gives the smallest weights; theirs begin at zero.
+    """
+    layers: Any = [m for m in network.entropy_parameters if isinstance(m, nn.Conv2d)]
+    last: Any = network.h_s[-1]
+    M = network.config.M
+    paired = min(M, *((layer.out_channels - M) // 2 for layer in layers[:-1]))
+    kept = last.weight[M:].square().sum((1, 2, 3)).argsort(descending=True)[:paired]
+    for layer in layers:
+        used = 2 * M if layer is layers[-1] else M + 2 * paired
+        layer.weight[:used] = 0
+        layer.bias[:used] = 0
+    scales, means = torch.arange(M), M + torch.arange(paired)
+    opposite = means + paired
+    first, *inner, final = layers
+    first.weight[scales, scales] = 1
+    first.weight[means, M + kept] = 1
+    first.weight[opposite, M + kept] = -1
+    for layer in (*inner, final):
+        layer.weight[scales, scales] = 1
+        targets = [(M + kept, 1)] if layer is final else [(means, 1), (opposite, -1)]
+        for rows, sign in targets:
+            layer.weight[rows, means] = sign / (1 + SLOPE)
+            layer.weight[rows, opposite] = -sign / (1 + SLOPE)
 
 
 def _has_transforms(network: Network, source: Mapping[str, Tensor]) -> bool:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
@@ -30,7 +30,7 @@ from lcodec.nets import NetConfig, Network
 from .average import Average
 from .batches import Batches
 from .data import Photographs, to_unit
-from .initialize import LAYERS, linear_start, transfer
+from .initialize import LAYERS, Source, hand_on, linear_start, transfer
 from .journal import Journal, Report
 from .lock import RunLock
 from .loss import Losses, Objective
@@ -78,7 +78,8 @@ class Trainer:
     """A run in a folder: `checkpoint.pt` (all state), `log.jsonl` (steps and validations), and of the last validation
     `curve.svg` and `strip.webp`.
 
-    workers: threads that prepare batches. ranks: the processes that train together, see `parallel`.
+    init: what to begin with; of several, a later one has the last word. workers: threads that prepare batches. ranks:
+    the processes that train together, see `parallel`. stepped: called after each step.
     """
 
     def __init__(
@@ -89,10 +90,11 @@ class Trainer:
         out: Path,
         *,
         resume: bool = False,
-        init: Path | None = None,
+        init: Path | Sequence[Source] | None = None,
         report: Report = lambda row: None,
         workers: int = 0,
         ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+        stepped: Callable[[], None] = lambda: None,
     ) -> None:
         self.options, self.data, self.valid, self.out, self.ranks = options, data, valid, out, ranks
         self.path = checkpoint_path(out)
@@ -110,7 +112,8 @@ class Trainer:
         if options.schedule == "plateau" and valid is None and ranks.main:
             raise UsageError("a plateau is found by validation", "give --valid, or another --schedule")
         self.digest = self._check_data()
-        self.taken: tuple[int, int] | None = None  # tensors that came out of `init`, of how many
+        self.taken: list[tuple[int, int, Source]] = []  # tensors that came out of each of `init`, of how many
+        self.stepped = stepped
         if ranks.main:
             try:
                 out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,7 @@ class Trainer:
             remove_stale(out)
         torch.manual_seed(options.seed)
         self.network = Network(options.config)
-        state = self._state(resume, init)
+        state = self._state(resume, [Source(init)] if isinstance(init, Path) else init or ())
         self.network.context_passes = options.context_passes
         self.network.spread = SCALE_SPREAD if options.likelihood == "mixture" else GAUSSIAN
         self.network.to(options.device).channels_last()
@@ -189,7 +192,7 @@ class Trainer:
             raise UsageError("the processes do not see the same images", "give them all the same --data, a pack say")
         return digest
 
-    def _state(self, resume: bool, init: Path | None) -> dict[str, Any] | None:
+    def _state(self, resume: bool, init: Sequence[Source]) -> dict[str, Any] | None:
         """Weights to begin with; the state of the run that goes on, on ranks but the main one without its weights."""
         if not self.ranks.main:
             state: dict[str, Any] | None = self.ranks.from_main(None)
@@ -216,21 +219,32 @@ class Trainer:
         self.ranks.from_main(state and {k: v for k, v in state.items() if k not in ("network", "ema")})
         return state
 
-    def _start(self, init: Path | None) -> None:
-        """Weights to begin with: the linear start, then what fits of another model."""
+    def _start(self, init: Sequence[Source]) -> None:
+        """Weights to begin with: the linear start, then what fits of other models."""
         lambdas = self.options.mse_lambdas()
         crops = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
         linear_start(self.network, to_unit(crops), lambdas)
-        if init is None:
-            return
-        source, options = checkpoint.open_network(init)
-        qualities, own = source.config.qualities, own_mse_lambda(options)
-        known = [own] if own and len(qualities) == 1 else None
-        taken = transfer(self.network, source.state_dict(), qualities, lambdas, known)
-        # Gains and the prior of z are there in every network, and say nothing without its layers.
-        if not any(name.split(".")[0] in LAYERS for name in taken):
-            raise ModelError(f"{init} has no layer that fits {self.options.architecture}")
-        self.taken = len(taken), sum(not name.endswith("mask") for name in self.network.state_dict())
+        every = [name for name in self.network.state_dict() if not name.endswith("mask")]
+        last = f"h_s.{len(self.network.h_s) - 1}.weight" if self.network.config.arch.has_hyperprior else ""
+        means, parameters = False, False  # whether h_s came from where it says means; whether what follows it came, too
+        for place in init:
+            source, options = checkpoint.open_network(place.path)
+            qualities, own = source.config.qualities, own_mse_lambda(options)
+            known = [own] if own and len(qualities) == 1 else None
+            for pattern in place.layers:
+                if not any(fnmatchcase(name, pattern) for name in every):
+                    raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
+            taken = transfer(self.network, source.state_dict(), qualities, lambdas, known, place.wants)
+            # Gains and the prior of z are there in every network, and say nothing without its layers.
+            layers = [name for name in taken if place.layers or name.split(".")[0] in LAYERS]
+            if not layers:
+                raise ModelError(f"{place} has no layer that fits {self.options.architecture}")
+            says_means = source.config.arch.entropy == "mean-scale" and source.config.M == self.options.M
+            means = means or (says_means and last in taken)
+            parameters = parameters or any(name.startswith("entropy_parameters.") for name in taken)
+            self.taken.append((len(taken), len(every), place))
+        if means and not parameters and self.network.config.arch.entropy == "context":
+            hand_on(self.network)
 
     # ---- one step
 
@@ -358,6 +372,7 @@ class Trainer:
                     row = self.train_step()
                     now = time.monotonic()
                     self._count(now - began)
+                    self.stepped()
                     spent += now - began
                     if self.bad_steps == 0:
                         mean = {k: mean.get(k, v) + (v - mean.get(k, v)) / log_steps for k, v in row.items()}
