@@ -59,7 +59,7 @@ demo: $(BUILT) ## encode, inspect and decode a photograph (IMAGE=photo.jpg for y
 	@echo "compare demo/q2.png, demo/q4.png and demo/q7.png with $(IMAGE)"
 
 bench: $(BUILT) ## shipped models beside other codecs, into README and models/ (FOLDER=kodak; goes on if broken off)
-	$(LCODEC) bench $(FOLDER) -o bench-out
+	$(LCODEC) bench $(FOLDER) -o bench-out --threads 1 --pictures 0
 	$(PY) -m lcodec.bench.readme bench-out README.md --plot models/rd.svg --csv models/results.csv
 
 bench-batch: $(BUILT) ## thousands of small images, the whole command against the codec alone (minutes)

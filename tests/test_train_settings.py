@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from lcodec import checkpoint, cli, weights
+from lcodec.checkpoint import network_of_model
 from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD
 from lcodec.errors import UsageError
 from lcodec.nets import ARCHITECTURES, NetConfig, Network, Output
@@ -22,6 +24,7 @@ from lcodec.nets.similarity import ms_ssim
 from lcodec.train.average import EVERY, Average
 from lcodec.train.batches import make_batch
 from lcodec.train.data import Photographs, to_unit
+from lcodec.train.initialize import Source, transfer
 from lcodec.train.loop import Options, Trainer
 from lcodec.train.loss import mean_square, rate_distortion
 from lcodec.train.optimizers import as_matrix, matrices
@@ -455,12 +458,14 @@ def test_there_is_a_recipe_for_every_architecture():
 def test_shipped_recipe_is_a_valid_run(path, folder, tmp_path, monkeypatch):
     """Its options are all known and fit together; the command line makes the run short."""
     seen: list[Options] = []
+    begun: list[Source] = []
 
     class Stop(Exception):
         pass
 
-    def trainer(options, *args, **kwargs):
+    def trainer(options, *args, init, **kwargs):
         seen.append(options)
+        begun.extend(init)
         raise Stop
 
     monkeypatch.setattr("lcodec.train.loop.Trainer", trainer)
@@ -468,6 +473,14 @@ def test_shipped_recipe_is_a_valid_run(path, folder, tmp_path, monkeypatch):
     assert "Stop" in result.stderr, result.output
     assert seen[0].architecture == path.stem and seen[0].seed == 7
     assert seen[0].steps > 0 and len(seen[0].qualities) == 8
+    # Layers that stay as they are have to come from somewhere, in the widths that they have there.
+    assert bool(begun) == bool(seen[0].freeze)
+    network = Network(seen[0].config)
+    for source in begun:
+        other = network_of_model(weights.load(source.path))
+        assert (other.config.N, other.config.M) == (network.config.N, network.config.M)
+        taken = transfer(network, other.state_dict())
+        assert {n for n, _ in network.named_parameters() if any(map(partial(fnmatch, n), seen[0].freeze))} <= set(taken)
 
 
 def test_command_line_overrides_a_recipe(folder, tmp_path, monkeypatch):
