@@ -174,9 +174,10 @@ def command(
     from lcodec.nets import ARCHITECTURES, default_latents
     from lcodec.train.data import Photographs
     from lcodec.train.lock import check_free
-    from lcodec.train.loop import Options, Trainer, check_place, checkpoint_path
+    from lcodec.train.loop import Options, Trainer
     from lcodec.train.memory import keep_freed
     from lcodec.train.parallel import joined
+    from lcodec.train.start import check_place, checkpoint_path
     from lcodec.transforms import choose_device
 
     if settings["architecture"] not in ARCHITECTURES:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lcodec import checkpoint
 from lcodec.atomic import remove_stale, write_atomically
 from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD
-from lcodec.errors import LcodecError, ModelError, OutputError, UsageError
+from lcodec.errors import LcodecError, OutputError, UsageError
 from lcodec.image import write_image
 from lcodec.image.pack import RUN_PICTURE
 from lcodec.nets import NetConfig, Network
@@ -30,37 +28,22 @@ from lcodec.nets import NetConfig, Network
 from .average import Average
 from .batches import Batches
 from .data import Photographs, to_unit
-from .initialize import LAYERS, Source, hand_on, linear_start, transfer
+from .initialize import Source
 from .journal import Journal, Report
 from .lock import RunLock
 from .loss import Losses, Objective
 from .optimizers import Optimizer
-from .options import Options, own_mse_lambda
+from .options import Options
 from .parallel import Ranks
 from .pictures import Point, curve_svg, history, jpeg_curve, strip
 from .schedule import Plateau, learning_rate
+from .start import Taken, begin, check_place, checkpoint_path, differences, go_on
 from .timing import Stopwatch
 from .validate import add_integer_rates, validate, validation_loss
 
 __all__ = ["NetConfig", "Network", "Options", "Trainer"]
 
-_FREE_OPTIONS = ("steps", "hours", "device", "compile")  # to be changed when a run goes on
 MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
-
-
-def checkpoint_path(out: Path) -> Path:
-    """Where a run in a folder keeps its state."""
-    return out / "checkpoint.pt"
-
-
-def check_place(out: Path, resume: bool) -> None:
-    """Raise UsageError for a run that is there already, ModelError for one that is not there to go on with."""
-    path = checkpoint_path(out)
-    exists = os.path.exists(path)  # also false where one may not look
-    if exists and not resume:
-        raise UsageError(f"{path} exists", "go on with --resume, or choose another --out")
-    if resume and not exists:
-        raise ModelError(f"no checkpoint {path}")
 
 
 def _keep_precision_of_gradients() -> None:
@@ -112,7 +95,7 @@ class Trainer:
         if options.schedule == "plateau" and valid is None and ranks.main:
             raise UsageError("a plateau is found by validation", "give --valid, or another --schedule")
         self.digest = self._check_data()
-        self.taken: list[tuple[int, int, Source]] = []  # tensors that came out of each of `init`, of how many
+        self.taken: list[Taken] = []
         self.stepped = stepped
         if ranks.main:
             try:
@@ -167,22 +150,11 @@ class Trainer:
         self.batches = Batches(data, options, ranks, workers)
         self.watch = Stopwatch(options.device)
         self.journal = Journal(out, report, ranks.main, self.step)
-        for warning in self._differences(state) if ranks.main and state is not None else ():
+        for warning in differences(state, options, self.digest, len(data)) if ranks.main and state is not None else ():
             self.log({"warning": warning})
         self.network.train()
 
     # ---- setting up
-
-    def _differences(self, state: dict[str, Any]) -> Iterator[str]:
-        """What makes of a run that goes on another one than it would have been."""
-        plain = {f.name: f.default for f in fields(Options)}  # of runs that were begun before there was such an option
-        before = {**json.loads(json.dumps(plain)), **state.get("options", {})}
-        now = json.loads(json.dumps(asdict(self.options)))
-        changed = [k for k in now if k not in _FREE_OPTIONS and before[k] != now[k]]
-        if changed:
-            yield "other settings than before: " + ", ".join(f"{k} {now[k]} (was {before[k]})" for k in changed)
-        if state.get("data", self.digest) != self.digest or state.get("images", len(self.data)) != len(self.data):
-            yield "other images than before, so that this is not the run that it would have been without a break"
 
     def _check_data(self) -> str:
         """All ranks draw from the same list of images, or a step's crops would not be what its number says."""
@@ -195,56 +167,14 @@ class Trainer:
     def _state(self, resume: bool, init: Sequence[Source]) -> dict[str, Any] | None:
         """Weights to begin with; the state of the run that goes on, on ranks but the main one without its weights."""
         if not self.ranks.main:
-            state: dict[str, Any] | None = self.ranks.from_main(None)
-            return state
+            theirs: dict[str, Any] | None = self.ranks.from_main(None)
+            return theirs
         check_place(self.out, resume)
-        state = checkpoint.load(self.path) if resume else None
+        state = go_on(self.network, self.options, self.path) if resume else None
         if state is None:
-            self._start(init)
-        else:
-            if not checkpoint.is_ours(state):
-                raise ModelError(f"{self.path} is no checkpoint of a run that could go on")
-            if state["config"] != self.options.config.to_json():
-                held = NetConfig.from_json(state["config"])
-                rates = ",".join(f"{q:g}" for q in held.qualities)
-                hint = f"it is {held.architecture} with -N {held.N} -M {held.M} -q {rates}"
-                raise UsageError(f"{self.path} holds another network than the one asked for", hint)
-            before = state.get("options", {}).get("metric", "mse")
-            if before != self.options.metric:
-                raise UsageError(f"{self.path} is trained for {before}", "a run for another metric begins with --init")
-            lmbda = float(state.get("options", {}).get("lmbda", 0.0))
-            if lmbda != self.options.lmbda:
-                raise UsageError(f"{self.path} is trained for lambda {lmbda:g}", "a run for another begins with --init")
-            self.network.load_state_dict(state["network"])
+            self.taken = begin(self.network, self.options, self.data, init)
         self.ranks.from_main(state and {k: v for k, v in state.items() if k not in ("network", "ema")})
         return state
-
-    def _start(self, init: Sequence[Source]) -> None:
-        """Weights to begin with: the linear start, then what fits of other models."""
-        lambdas = self.options.mse_lambdas()
-        crops = self.data.crops(np.random.default_rng(self.options.seed), 64, 128)
-        linear_start(self.network, to_unit(crops), lambdas)
-        every = [name for name in self.network.state_dict() if not name.endswith("mask")]
-        last = f"h_s.{len(self.network.h_s) - 1}.weight" if self.network.config.arch.has_hyperprior else ""
-        means, parameters = False, False  # whether h_s came from where it says means; whether what follows it came, too
-        for place in init:
-            source, options = checkpoint.open_network(place.path)
-            qualities, own = source.config.qualities, own_mse_lambda(options)
-            known = [own] if own and len(qualities) == 1 else None
-            for pattern in place.layers:
-                if not any(fnmatchcase(name, pattern) for name in every):
-                    raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
-            taken = transfer(self.network, source.state_dict(), qualities, lambdas, known, place.wants)
-            # Gains and the prior of z are there in every network, and say nothing without its layers.
-            layers = [name for name in taken if place.layers or name.split(".")[0] in LAYERS]
-            if not layers:
-                raise ModelError(f"{place} has no layer that fits {self.options.architecture}")
-            says_means = source.config.arch.entropy == "mean-scale" and source.config.M == self.options.M
-            means = means or (says_means and last in taken)
-            parameters = parameters or any(name.startswith("entropy_parameters.") for name in taken)
-            self.taken.append((len(taken), len(every), place))
-        if means and not parameters and self.network.config.arch.entropy == "context":
-            hand_on(self.network)
 
     # ---- one step
 
