@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -291,9 +292,11 @@ def begun(photo, tmp_path):
     PIL.Image.fromarray(photo[:128, :192]).save(tmp_path / "data" / "a.png")
     data, count = Photographs(tmp_path / "data"), iter(range(100))
 
-    def begin(architecture: str, *sources: Source, N: int = 8, M: int = 9) -> Trainer:
+    def begin(architecture: str, *sources: Source, N: int = 8, M: int = 9, crop: int = 64, **settings: Any) -> Trainer:
         seed = next(count)
-        options = Options(architecture, N=N, M=M, qualities=(1.0, 8.0), steps=1, batch=1, crop=64, seed=seed)
+        options = Options(
+            architecture, N=N, M=M, qualities=(1.0, 8.0), steps=1, batch=1, crop=crop, seed=seed, **settings
+        )
         return Trainer(options, data, None, tmp_path / f"run{seed}", init=sources)
 
     return begin
@@ -328,6 +331,15 @@ def test_handing_on_learns_the_context_at_once(begun):
     assert bool(network.entropy_parameters[0].weight.grad[:, 18:].abs().sum(1).gt(0).any())  # of what the context says
 
 
+def test_what_a_later_model_says_is_not_handed_on(begun):
+    """A scale hyperprior's h_s, over that of a mean-scale model."""
+    mean, scale = begun("mbt2018-mean"), begun("bmshj2018-hyperprior")
+    for run in (mean, scale):
+        run.save()
+    network = begun("mbt2018", Source(mean.path), Source(scale.path)).network
+    assert bool((network.entropy_parameters[4].weight != 0).any(1).all())
+
+
 def test_context_that_was_trained_is_not_handed_on_over(begun):
     """A context model, then a mean-scale model for all that both have."""
     mean, context = begun("mbt2018-mean"), begun("mbt2018")
@@ -355,12 +367,17 @@ def test_of_several_models_each_gives_the_layers_that_are_named(begun):
 
 def test_layers_that_are_named_leave_attention_alone(begun):
     anchor, attention = begun("cheng2020-anchor"), begun("cheng2020-attn")
+    for name, value in attention.ema.items():
+        if name.endswith("conv_b.3.weight"):
+            value.normal_()
     for run in (anchor, attention):
         run.save()
-    network = begun("cheng2020-attn", Source(attention.path), Source(anchor.path, ("h_*",))).network
-    for name, value in network.state_dict().items():
+    trainer = begun("cheng2020-attn", Source(attention.path), Source(anchor.path, ("h_*",)))
+    for name, value in trainer.network.state_dict().items():
         source = anchor if name.startswith("h_") else attention
-        assert torch.equal(value, source.network.state_dict()[name]), name
+        assert torch.equal(value, source.ema[name]), name
+    (first, every, _), (second, _, _) = trainer.taken
+    assert first + second == every and second == sum(name.startswith("h_") for name in anchor.ema)
 
 
 def test_layers_that_are_not_there_are_refused(begun):
@@ -370,3 +387,17 @@ def test_layers_that_are_not_there_are_refused(begun):
         begun("mbt2018", Source(mean.path, ("g_a.*", "g_x.*")))
     with pytest.raises(ModelError, match=r"checkpoint.pt:context\* has no layer that fits mbt2018"):
         begun("mbt2018", Source(mean.path, ("context*",)))
+    with pytest.raises(ModelError, match=r"has nothing that fits context\*"):
+        begun("mbt2018", Source(mean.path, ("g_*", "context*")))
+
+
+def test_layers_that_stay_come_as_they_are_to_be(begun):
+    mean = begun("mbt2018-mean")
+    mean.save()
+    with pytest.raises(UsageError, match="g_a.0.weight is to stay as it is, and .* at other widths") as caught:
+        begun("mbt2018", Source(mean.path), N=9, freeze=("g_*",))
+    assert "-N 8 -M 9" in caught.value.hint
+    begun("mbt2018", Source(mean.path), N=9, freeze=("h_s.4.bias",), metric="ms-ssim", crop=192)
+    with pytest.raises(UsageError, match="was trained for mse"):
+        begun("mbt2018", Source(mean.path), freeze=("g_*",), metric="ms-ssim", crop=192)
+    begun("mbt2018", freeze=("g_*",), metric="ms-ssim", crop=192)

@@ -374,7 +374,6 @@ def test_write_that_hits_a_real_limit_keeps_the_good_checkpoint(folder, tmp_path
     code = f"""
 import resource, signal, sys
 from pathlib import Path
-from types import SimpleNamespace
 from lcodec.errors import OutputError
 from lcodec.train.data import Photographs
 from lcodec.train.loop import Options, Trainer

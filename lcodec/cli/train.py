@@ -209,7 +209,7 @@ def command(
             held_out,
             out,
             resume=again,
-            init=[_source(place) for place in init],
+            init=[_source(place) for place in init] if ranks.main and not again else None,
             report=progress.show,
             workers=workers,
             ranks=ranks,
@@ -239,12 +239,12 @@ def _source(init: str) -> Source:
     from lcodec.train.initialize import Source
 
     name, colon, layers = init.rpartition(":")
-    if not colon or os.path.exists(init):
+    if not colon or os.path.isfile(init):
         name, layers = init, ""
     elif not name or not all(layers.split(",")):
         raise UsageError(f"--init {init!r} names no parameters after its colon", "for example mine.pt:g_*,log_*")
     path = Path(name)
-    there = path if path.suffix or path.exists() else weights.find(name)
+    there = path if path.suffix or path.is_file() else weights.find(name)  # a run's folder may be called as a model is
     return Source(there, tuple(layers.split(",")) if layers else ())
 
 

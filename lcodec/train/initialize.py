@@ -236,8 +236,8 @@ def transfer(
     lambdas: Sequence[float] | None = None,
     known: Sequence[float] | None = None,
     wants: Callable[[str], bool] = lambda name: True,
-) -> list[str]:
-    """Copy what fits of another network's state_dict; returns the names of the tensors that took something.
+) -> dict[str, torch.Size]:
+    """Copy what fits of another network's state_dict; returns what took something, with the shapes that the source has.
 
     qualities: those of the source, this network's own if None. lambdas: as in `linear_start`; gains are those that the
     source has, or by high-rate theory would have, there. known: what the source was trained with at its qualities, if
@@ -262,7 +262,7 @@ def transfer(
     halved = f"{part}.{len(getattr(network, part)) - 1}." if part else "-"
     bias = source.get(f"{halved}bias")
     scales_alone = bias is not None and "log_gain" in source and len(bias) == source["log_gain"].shape[1]
-    taken = []
+    taken = {}
     with torch.no_grad():
         for name, module in network.named_modules():
             gate = f"{name}.conv_b.3.weight"
@@ -285,7 +285,7 @@ def transfer(
                 axis = min(1, own.dim() - 1)
                 for new, old in zip(new_rows.chunk(sides, axis), old_rows.chunk(sides, axis), strict=True):
                     _copy_corner(new, old.to(new.dtype), transposed)
-            taken.append(name)
+            taken[name] = other.shape
     return taken
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,7 +25,7 @@ _FREE_OPTIONS = ("steps", "hours", "device", "compile")  # to be changed when a 
 
 
 class Taken(NamedTuple):
-    """How many of a network's tensors begin as in a source."""
+    """How many of a network's tensors begin as in a source, and in no later one."""
 
     tensors: int
     of: int
@@ -49,33 +50,50 @@ def check_place(out: Path, resume: bool) -> None:
 def begin(network: Network, options: Options, data: Photographs, init: Sequence[Source]) -> list[Taken]:
     """Give a network the linear start, then what fits of other models, a later one over those before.
 
-    Raises ModelError for a model of which nothing fits, UsageError for a pattern that names no parameter.
+    Raises ModelError for a model of which nothing fits, or nothing of what is named; UsageError for a pattern that
+    names no parameter, and for layers that are to stay as they are, but come with other widths or from another metric.
     """
     lambdas = options.mse_lambdas()
     crops = data.crops(np.random.default_rng(options.seed), 64, 128)
     linear_start(network, to_unit(crops), lambdas)
-    every = [name for name in network.state_dict() if not name.endswith("mask")]
+    own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith("mask")}
     last = f"h_s.{len(network.h_s) - 1}.weight" if network.config.arch.has_hyperprior else ""
-    means, parameters = False, False  # whether h_s came from where it says means; whether what follows it came, too
-    found = []
-    for source in init:
+    says_means = False  # whether h_s came from where it says means
+    given: dict[str, int] = {}  # which source, the last one, a tensor came from
+    for i, source in enumerate(init):
         other, trained_as = checkpoint.open_network(source.path)
-        qualities, own = other.config.qualities, own_mse_lambda(trained_as)
-        known = [own] if own and len(qualities) == 1 else None
-        for pattern in source.layers:
-            if not any(fnmatchcase(name, pattern) for name in every):
-                raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
+        qualities, rate = other.config.qualities, own_mse_lambda(trained_as)
+        known = [rate] if rate and len(qualities) == 1 else None
+        _check_patterns(source.layers, own)
         taken = transfer(network, other.state_dict(), qualities, lambdas, known, source.wants)
         # Gains and the prior of z are there in every network, and say nothing without its layers.
         if not any(source.layers or name.split(".")[0] in LAYERS for name in taken):
             raise ModelError(f"{source} has no layer that fits {options.architecture}")
-        says_means = other.config.arch.entropy == "mean-scale" and other.config.M == network.config.M
-        means = means or (says_means and last in taken)
-        parameters = parameters or any(name.startswith("entropy_parameters.") for name in taken)
-        found.append(Taken(len(taken), len(every), source))
-    if means and not parameters and network.config.arch.entropy == "context":
+        for pattern in source.layers:
+            if not any(fnmatchcase(name, pattern) for name in taken):
+                raise ModelError(f"{source} has nothing that fits {pattern}")
+        for name in [name for name in taken if any(fnmatchcase(name, pattern) for pattern in options.freeze)]:
+            if taken[name] != own[name]:
+                hint = f"-N {other.config.N} -M {other.config.M}, as there"
+                raise UsageError(f"{name} is to stay as it is, and {source} has it at other widths", hint)
+            if name.startswith("g_") and trained_as.get("metric", options.metric) != options.metric:
+                raise UsageError(
+                    f"{name} is to stay as it is, and {source} was trained for {trained_as['metric']}",
+                    f"--init of a model that was trained for {options.metric}",
+                )
+        if last in taken:
+            says_means = other.config.arch.entropy == "mean-scale" and other.config.M == network.config.M
+        given |= dict.fromkeys(taken, i)
+    if says_means and network.config.arch.entropy == "context" and "entropy_parameters.0.weight" not in given:
         hand_on(network)
-    return found
+    counts = Counter(given.values())
+    return [Taken(counts[i], len(own), source) for i, source in enumerate(init)]
+
+
+def _check_patterns(patterns: Sequence[str], names: Collection[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
 
 
 def go_on(network: Network, options: Options, path: Path) -> dict[str, Any]:
