@@ -28,12 +28,11 @@ from lcodec.decoder import (
     integer_model,
     known_quality,
     numbered_slices,
-    run,
-    slice_groups,
 )
 from lcodec.decoding import Decoding
+from lcodec.encoding import Coded, Encoding
 from lcodec.entropy.tables import table_set
-from lcodec.errors import InputError, ModelError, UsageError
+from lcodec.errors import ModelError, UsageError
 from lcodec.header import Buffer, quality_to_code
 from lcodec.image import (
     AlphaEncoder,
@@ -43,7 +42,6 @@ from lcodec.image import (
     encode_alpha,
     fill_transparent,
     fill_transparent_bands,
-    padded_bands,
     psnr,
 )
 from lcodec.limits import NO_LIMITS, Limits
@@ -53,15 +51,12 @@ from lcodec.search.plans import plan_of
 from lcodec.search.target import Target, Unreachable, search
 from lcodec.transforms import choose_device, open_transforms
 from lcodec.transforms.bands import Bands
-from lcodec.transforms.tiling import HYPER_HALO_LATENTS, Box, analyse_bands, hyper_analyse_block, tiled_synthesis
+from lcodec.transforms.tiling import Box, hyper_analyse_block, tiled_synthesis
 
 if TYPE_CHECKING:
     from lcodec.search.proxy import Proxy
 
 BAND_ROWS = 256  # an array of pixels is taken in bands of that many rows
-KEPT_LATENTS = 1 << 26  # so many are kept for `EncodeResult.reconstruction`, a quarter of a gigabyte; else decoded anew
-Y_FIX_BITS = 16  # fraction bits of what the integer coder rounds to symbols
-Y_FIX_LIMIT = 2.0**14  # keeps int32; a latent that large is far outside of what any quality needs
 
 
 @dataclass
@@ -81,17 +76,6 @@ class EncodeResult:
     def reconstruction(self) -> np.ndarray:
         """The pixels that a decoder on this device will give: like `Picture.pixels`, of the input's type and shape."""
         return self._reconstruct()
-
-
-@dataclass
-class _Attempt:
-    """An image coded at one quality. y_hat: int32 (H/16, W/16, M) as the decoder will have it, None if large."""
-
-    header: Header
-    data: bytes
-    digest: str
-    y_hat: np.ndarray | None
-    entropy_s: float
 
 
 @dataclass
@@ -137,6 +121,7 @@ class Codec:
         if (self.entropy.M, self.entropy.N) != (config.M, config.N if config.arch.has_hyperprior else 0):
             raise ModelError(f"model {self.name} is damaged: its networks do not fit together")
         self.transforms = open_transforms(config, self.file, self.device, self.threads)
+        self._encoding = Encoding(self.file, self.entropy, self.transforms, self.threads)
 
     def __reduce__(self) -> tuple[type[Codec], tuple[str, str, int]]:
         """For another process, which loads the model's file anew."""
@@ -195,7 +180,7 @@ class Codec:
         if picture.has_alpha:
             own_alpha = AlphaEncoder(picture.deep)
             bands = fill_transparent_bands(_taking_alpha(bands, own_alpha))
-        taken = self._encode_latents(box, self._analyse(box.header, bands), own_alpha)
+        taken = self._encoding.code(box, self._encoding.analyse(box.header, bands), own_alpha)
         return self._result(taken, 1, start, taken.entropy_s)
 
     def _encode_searched(self, picture: Picture, goal: float | Target, effort: int, slice_log2: int) -> EncodeResult:
@@ -206,13 +191,13 @@ class Codec:
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
         box = self._container(banded, high, alpha, slice_log2)
         header = box.header
-        latents = self._analyse(header, banded.bands).block(0, header.latent_height, 0, header.latent_width)
+        latents = self._encoding.analyse(header, banded.bands).block(0, header.latent_height, 0, header.latent_width)
         analysed = time.perf_counter()
         shown, seen = visible(picture), seen_pixels(picture)
 
-        def attempt(code: int, effort: int = effort) -> _Attempt:
+        def attempt(code: int, effort: int = effort) -> Coded:
             here = replace(box, header=replace(header, quality_code=code))
-            plain = self._encode_latents(here, Bands(iter([latents])))
+            plain = self._encoding.code(here, Bands(iter([latents])))
             if not effort:
                 return plain
             # torch may not have been needed so far
@@ -249,15 +234,15 @@ class Codec:
     def _refine(
         self,
         box: Container,
-        plain: _Attempt,
+        plain: Coded,
         shown: np.ndarray,
         seen: np.ndarray | None,
         latents: np.ndarray,
         effort: int,
-    ) -> _Attempt:
+    ) -> Coded:
         """Search latents for this picture, and code them, if file and picture are the better for it; else `plain`.
 
-        shown: see `visible`. seen: see `seen_pixels`. latents: as `_analyse` gives them, float32 (H/16, W/16, M).
+        shown: see `visible`. seen: see `seen_pixels`. latents: as of `Encoding.analyse`, float32 (H/16, W/16, M).
         """
         from lcodec.search.refine import Refinement, error_weight, own_lmbda, search_lmbda, similarity_error
 
@@ -295,10 +280,10 @@ class Codec:
             slices.append(data)
         digest.update(better)
         data = container.pack(replace(box, slices=slices))
-        refined = _Attempt(header, data, digest.hexdigest(), better, plain.entropy_s)
+        refined = Coded(header, data, digest.hexdigest(), better, plain.entropy_s)
         weight, pixels = error_weight(self.metric, lmbda), header.width * header.height
 
-        def cost(trial: _Attempt) -> float:
+        def cost(trial: Coded) -> float:
             """The search estimates; what counts are files and pictures."""
             if self.metric == "ms-ssim":
                 error = pixels * similarity_error(shown, self._reconstruct(trial))
@@ -315,7 +300,7 @@ class Codec:
 
         return Proxy(self.file, self.entropy, self.device)
 
-    def _psnr(self, shown: np.ndarray, seen: np.ndarray | None, trial: _Attempt) -> float:
+    def _psnr(self, shown: np.ndarray, seen: np.ndarray | None, trial: Coded) -> float:
         """Of what a decoder will give, in dB. shown: see `visible`. seen: see `seen_pixels`."""
         pixels = self._reconstruct(trial)
         return psnr(shown.reshape(pixels.shape), pixels, seen)
@@ -338,7 +323,7 @@ class Codec:
         )
         return Container(header, [], picture.icc, picture.exif, picture.xmp, alpha)
 
-    def _result(self, taken: _Attempt, evaluations: int, start: float, entropy_s: float) -> EncodeResult:
+    def _result(self, taken: Coded, evaluations: int, start: float, entropy_s: float) -> EncodeResult:
         total = time.perf_counter() - start
         return EncodeResult(
             taken.data,
@@ -348,65 +333,6 @@ class Codec:
             evaluations,
             lambda: self._reconstruct(taken),
         )
-
-    def _analyse(self, header: Header, bands: Iterator[np.ndarray]) -> Bands:
-        """y, float32 (H/16, W/16, M), gains not applied, as it is asked for."""
-        pixels = Bands(padded_bands(bands, header.height, header.width))
-        return Bands(analyse_bands(self.transforms, pixels, header.latent_height, header.latent_width))
-
-    def _encode_latents(self, box: Container, y: Bands, alpha: AlphaEncoder | None = None) -> _Attempt:
-        """The file of `box`, a row of slices at a time: hyper-analysis, quantization, entropy coding.
-
-        y: as `_analyse` gives it. alpha: has all of it when all of y was drawn.
-        """
-        header = box.header
-        gain = self.transforms.gain(known_quality(header, self.file))
-        rows, columns = header.latent_height, header.latent_width
-        digest = LatentsDigest()
-        slices: list[bytes] = []
-        y_hat: list[np.ndarray] | None = [] if rows * columns * self.entropy.M <= KEPT_LATENTS else None
-        entropy_s = 0.0
-        for group in slice_groups(numbered_slices(header), self.threads):
-            # h_a before the threads start: it uses them all by itself
-            z_fix: list[np.ndarray | None] = [None] * len(group)
-            if self.config.arch.has_hyperprior:
-                for i, (_, y0, x0, h, w) in enumerate(group):
-                    place = Box(y0, y0 + h, x0, x0 + w)
-                    z = hyper_analyse_block(self.transforms, y, gain, place, rows, columns)
-                    z_fix[i] = to_fixed(z)
-            bottom = group[-1].y0 + group[-1].h
-            y.fetch(bottom)
-            start = time.perf_counter()
-            coded, band = self._encode_group(header, group, y, gain, z_fix)
-            entropy_s += time.perf_counter() - start
-            y.forget(bottom - HYPER_HALO_LATENTS)
-            slices += coded
-            digest.update(band)
-            if y_hat is not None:
-                y_hat.append(band)
-        box = replace(box, slices=slices, alpha=box.alpha if alpha is None else alpha.payload())
-        data = container.pack(box)
-        return _Attempt(header, data, digest.hexdigest(), None if y_hat is None else np.concatenate(y_hat), entropy_s)
-
-    def _encode_group(
-        self, header: Header, group: list[Slice], y: Bands, gain: np.ndarray, z_fix: list[np.ndarray | None]
-    ) -> tuple[list[bytes], np.ndarray]:
-        """Some rows of slices, several at the same time. gain: (M,)."""
-        top, bottom = group[0].y0, group[-1].y0 + group[-1].h
-        slices = [b""] * len(group)
-        y_hat = np.empty((bottom - top, header.latent_width, self.entropy.M), np.int32)
-        tables = table_set(self.file.table_qualities, header.quality)
-        inner = self.threads if len(group) == 1 else 1
-
-        def work(i: int) -> None:
-            _, y0, x0, h, w = group[i]
-            y_fix = to_fixed(y.block(y0, y0 + h, x0, x0 + w) * gain)
-            slices[i], y_hat[y0 - top : y0 - top + h, x0 : x0 + w] = self.entropy.encode_slice(
-                y_fix, z_fix[i], tables, inner
-            )
-
-        run(work, list(range(len(group))), self.threads)
-        return slices, y_hat
 
     # ---- decode
 
@@ -457,7 +383,7 @@ class Codec:
             allow_partial=allow_partial,
         )
 
-    def _reconstruct(self, taken: _Attempt) -> np.ndarray:
+    def _reconstruct(self, taken: Coded) -> np.ndarray:
         """The pixels that a decoder on this device will give, as in `Picture`."""
         header = taken.header
         if taken.y_hat is None:
@@ -493,13 +419,3 @@ def _taking_alpha(bands: Iterator[np.ndarray], encoder: AlphaEncoder) -> Iterato
     for band in bands:
         encoder.add(band[:, :, -1])
         yield band
-
-
-def to_fixed(v: np.ndarray) -> np.ndarray:
-    """float32 of any shape -> int32 with Y_FIX_BITS fraction bits. InputError if a network ran out of range."""
-    if not np.isfinite(v).all():
-        raise InputError("the network gave values that are not finite for this image")
-    # In float32, for a product with a power of two is exact, and beyond 2^24 every float32 is an integer.
-    fixed = np.clip(v, -Y_FIX_LIMIT, Y_FIX_LIMIT)
-    fixed *= 2.0**Y_FIX_BITS
-    return np.rint(fixed, out=fixed).astype(np.int32)

@@ -11,10 +11,11 @@ import torch
 
 import lcodec
 from lcodec import container, decoder, weights
-from lcodec.codec import Codec, to_fixed
+from lcodec.codec import Codec
 from lcodec.container import Header
 from lcodec.cores import MAX_THREADS
 from lcodec.cpu import _mixnet
+from lcodec.encoding import to_fixed
 from lcodec.entropy import _intnet
 from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD, table_set
 from lcodec.errors import Corrupt, DeviceError, InputError, LimitExceeded, ModelError, StreamError, UsageError
@@ -189,7 +190,7 @@ def test_sixteen_bits_reach_the_networks_and_come_out_again(shipped, photo):
 
     def latents(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            y = codec._analyse(Header(64, 64, codec.file.stream_id), iter([pixels])).block(0, 4, 0, 4)
+            y = codec._encoding.analyse(Header(64, 64, codec.file.stream_id), iter([pixels])).block(0, 4, 0, 4)
             return to_fixed(y * codec.transforms.gain(8.0))
 
     same = latents(photo[:64, :64])
@@ -228,7 +229,7 @@ def test_hidden_pixels_cost_no_bits(shipped, photo):
 def test_latents_that_are_too_many_to_keep_are_decoded_again(models, photo, monkeypatch, effort):
     codec = Codec(models["mbt2018-mean"], "cpu", 1)
     kept = codec.encode(photo[:90, :128], 4.0, effort=effort)
-    monkeypatch.setattr("lcodec.codec.KEPT_LATENTS", 0)
+    monkeypatch.setattr("lcodec.encoding.KEPT_LATENTS", 0)
     result = codec.encode(photo[:90, :128], 4.0, effort=effort)
     assert result.data == kept.data
     assert np.array_equal(result.reconstruction(), kept.reconstruction())

@@ -190,8 +190,8 @@ def test_search_gets_past_qualities_without_any_error():
 
 def test_analysis_runs_once(codec, photo, monkeypatch):
     calls = []
-    analyse = codec._analyse
-    monkeypatch.setattr(codec, "_analyse", lambda *arguments: calls.append(1) or analyse(*arguments))
+    analyse = codec._encoding.analyse
+    monkeypatch.setattr(codec._encoding, "analyse", lambda *arguments: calls.append(1) or analyse(*arguments))
     assert codec.encode(photo, target=Target("bpp", 1.0)).evaluations > 1
     assert len(calls) == 1
 
