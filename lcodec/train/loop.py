@@ -37,7 +37,7 @@ from .options import Options
 from .parallel import Ranks
 from .pictures import Point, curve_svg, history, jpeg_curve, strip
 from .schedule import Plateau, learning_rate
-from .start import Taken, begin, check_place, checkpoint_path, differences, go_on
+from .start import Taken, begin, check_patterns, check_place, checkpoint_path, differences, go_on
 from .timing import Stopwatch
 from .validate import add_integer_rates, validate, validation_loss
 
@@ -113,9 +113,7 @@ class Trainer:
         for name, parameter in self.network.named_parameters():
             if name.endswith("quantiles") or any(fnmatchcase(name, pattern) for pattern in options.freeze):
                 parameter.requires_grad_(False)
-        for pattern in options.freeze:
-            if not any(fnmatchcase(name, pattern) for name, _ in self.network.named_parameters()):
-                raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
+        check_patterns(options.freeze, [name for name, _ in self.network.named_parameters()])
         trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not trained:
             raise UsageError("everything is frozen")

@@ -64,7 +64,7 @@ def begin(network: Network, options: Options, data: Photographs, init: Sequence[
         other, trained_as = checkpoint.open_network(source.path)
         qualities, rate = other.config.qualities, own_mse_lambda(trained_as)
         known = [rate] if rate and len(qualities) == 1 else None
-        _check_patterns(source.layers, own)
+        check_patterns(source.layers, own)
         taken = transfer(network, other.state_dict(), qualities, lambdas, known, source.wants)
         # Gains and the prior of z are there in every network, and say nothing without its layers.
         if not any(source.layers or name.split(".")[0] in LAYERS for name in taken):
@@ -90,7 +90,8 @@ def begin(network: Network, options: Options, data: Photographs, init: Sequence[
     return [Taken(counts[i], len(own), source) for i, source in enumerate(init)]
 
 
-def _check_patterns(patterns: Sequence[str], names: Collection[str]) -> None:
+def check_patterns(patterns: Sequence[str], names: Collection[str]) -> None:
+    """Raise UsageError for a pattern that names none of some parameters."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(f"no parameter is called {pattern}", "they are named like g_a.0.weight")
