@@ -82,7 +82,7 @@ def open_network(path: Path) -> tuple[Network, Mapping[str, Any]]:
     """
     if path.suffix == weights.SUFFIX:
         model = weights.load(path)
-        return network_of_model(model), _options(model.card)
+        return network_of_model(model), {**_options(model.card), "metric": model.metric}
     state = load(path)
     return (network_of(state), _options(state)) if is_ours(state) else (compressai.from_state(state)[0], {})
 

@@ -307,6 +307,21 @@ def test_finalize_without_calibration_images_is_an_input_error(work, training_ch
     assert_refused(result, 3, "no calibration images in empty")
 
 
+def test_calibration_image_that_cannot_be_read_is_named_and_left_out(work, training_checkpoint):
+    assert run("finalize", training_checkpoint, "--calibration", "photos", "-o", "whole.safetensors").exit_code == 0
+    Path("photos/c.jpg").write_bytes(b"no image")
+    folders = ("--calibration", "photos", "--report", "photos")
+    result = run("finalize", training_checkpoint, *folders, "-o", "m.safetensors", "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("c.jpg") == 2 and result.stderr.count("1 of 3 calibration images skipped") == 2
+    told = json.loads(result.stdout)
+    assert told["calibration"]["images"] == 2 and told["id"] == weights.info(Path("whole.safetensors")).id
+    for name in ("a.png", "b.png"):
+        Path("photos", name).unlink()
+    result = run("finalize", training_checkpoint, "--calibration", "photos", "-o", "m.safetensors", "--force")
+    assert result.exit_code == 3 and "no calibration image in photos can be read" in result.stderr
+
+
 def test_model_that_appears_during_finalize_is_not_overwritten(work, training_checkpoint, monkeypatch):
     from lcodec import finalize
 
@@ -360,6 +375,14 @@ def test_what_was_taken_of_another_model_is_told(work):
     result = run(*again, "--steps", "1", "--init", "run/checkpoint.pt")
     assert result.exit_code == 0
     assert re.search(r"note: (\d+) of \1 tensors begin as in run/checkpoint.pt", result.stderr), result.stderr
+
+
+def test_model_with_a_dot_in_its_name_is_found(work, model_file, monkeypatch):
+    Path("models").mkdir()
+    Path("models/mean-v1.1.safetensors").write_bytes(model_file.read_bytes())
+    monkeypatch.setenv(weights.ENVIRONMENT, "models")
+    result = run(*[*TRAIN, "-N", "16", "-M", "16"], "--steps", "1", "--init", "mean-v1.1", "--init", "mean-v1.1:g_*")
+    assert result.exit_code == 0 and "begin as in models/mean-v1.1.safetensors" in result.stderr, result.output
 
 
 def test_json_that_cannot_be_written_costs_the_exit_code_and_not_the_run(work, monkeypatch):

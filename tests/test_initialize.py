@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +402,13 @@ def test_layers_that_stay_come_as_they_are_to_be(begun):
     with pytest.raises(UsageError, match="was trained for mse"):
         begun("mbt2018", Source(mean.path), freeze=("g_*",), metric="ms-ssim", crop=192)
     begun("mbt2018", freeze=("g_*",), metric="ms-ssim", crop=192)
+
+
+def test_metric_of_a_model_of_the_zoo_is_known(begun, models, tmp_path):
+    """By its card, as pull writes it."""
+    model = weights.load(models["mbt2018-mean"])
+    weights.save(replace(model, card={"metric": "ms-ssim"}), tmp_path / "zoo.safetensors")
+    widths = {"N": 16, "M": 16, "freeze": ("g_*",)}
+    with pytest.raises(UsageError, match="was trained for ms-ssim"):
+        begun("mbt2018-mean", Source(tmp_path / "zoo.safetensors"), **widths)
+    begun("mbt2018-mean", Source(tmp_path / "zoo.safetensors"), metric="ms-ssim", crop=192, **widths)

@@ -351,6 +351,16 @@ def test_pulled_model_encodes_and_decodes_by_its_name(zoo, server, tmp_path):
     assert json.loads(again.stdout)["id"] == record["id"]
 
 
+def test_damaged_model_is_made_again(zoo, server):
+    wanted = ("models", "pull", "mbt2018-mean", "-q", "4", "--url", server, "--json")
+    made = json.loads(run(*wanted).stdout)
+    damaged = bytearray(Path(made["path"]).read_bytes())
+    damaged[-100] ^= 1
+    Path(made["path"]).write_bytes(damaged)
+    again = json.loads(run(*wanted).stdout)
+    assert again["id"] == made["id"] and weights.is_whole(Path(made["path"]))
+
+
 def test_kept_checkpoint_is_not_fetched_again(zoo, server):
     first = run("models", "pull", zoo.name, "--url", server, "--keep-checkpoint", "--json")
     kept = Path(json.loads(first.stdout)["checkpoint"])

@@ -73,6 +73,8 @@ def test_base_beside_the_file_comes_first(base, relative, pair, tmp_path, monkey
     shutil.copy(pair[1], elsewhere / "relative.safetensors")
     weights.save(base, elsewhere / "base.safetensors")
     assert weights.load(pair[1]).id == relative.id  # from the search path
+    (tmp_path / "base.safetensors").write_bytes(wrong)
+    assert weights.load(pair[1]).id == relative.id  # a damaged copy beside it hides no whole one
 
 
 def test_missing_base_is_named(base, pair):
@@ -194,6 +196,12 @@ def test_what_tensors_are_shared_with_is_not_overwritten(pair, training_checkpoi
     other.write_bytes(before)
     result = run("models", "export", pair[1], "-o", other, "--force")
     assert result.exit_code == 0 and "was another model" in result.stderr
+    assert f"{pair[1]} shares tensors" not in result.stderr  # pair[0] is still there
+    arguments = ("finalize", training_checkpoint, "-o", pair[0], "--force")
+    result = run(*arguments)
+    assert result.exit_code == 0 and f"{pair[1]} shares tensors with the one that was replaced" in result.stderr
+    result = run(*arguments)  # the same model again
+    assert result.exit_code == 0 and "note" not in result.stderr
     # Tensors that are shared need no packing, and are there all the same.
     options = ("--share", pair[0], "--pack-only", "g_a.*", "--force")
     assert run("models", "export", other, "-o", pair[1], *options).exit_code == 0

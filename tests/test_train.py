@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -305,7 +306,83 @@ def test_memory_is_kept_for_what_fits_after_what_does_not(photo, tmp_path):
     PIL.Image.fromarray(photo[:64, :64]).save(tmp_path / "b.png")
     messages: list[str] = []
     assert Photographs(tmp_path, limit_bytes=20_000, warn=messages.append).cached_bytes == 64 * 64 * 3
-    assert len(messages) == 1 and messages[0].startswith("1 of 2 images are decoded for each crop")
+    assert len(messages) == 1 and messages[0].startswith("1 of 2 images are decoded at each use")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, photo):
+    """Five pictures, 400 x 600 to 200 x 300, then a panorama; 1.3 MB decoded."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(5):
+        picture = photo[: 400 - 50 * i, : 600 - 75 * i]
+        PIL.Image.fromarray(picture).save(folder / f"{i}.png")
+    PIL.Image.fromarray(photo[:70]).save(folder / "panorama.png")
+    return folder
+
+
+@pytest.mark.parametrize("limit", [80_000, 150_000, 400_000, 1_000_000])
+def test_parts_of_all_images_are_kept_where_wholes_do_not_fit(many, limit):
+    messages: list[str] = []
+    whole, data = Photographs(many), Photographs(many, limit, messages.append, least_side=64)
+    parts = [data[i] for i in range(len(data))]
+    assert data.shapes == whole.shapes  # what is drawn does not depend on what is kept
+    assert limit / 4 < sum(part.nbytes for part in parts) == data.cached_bytes <= limit
+    assert all(min(part.shape[:2]) >= 64 and part.base is None for part in parts)
+    areas = [part.shape[0] * part.shape[1] for part in parts]
+    assert max(areas[:5]) < 1.1 * min(areas[:5]) or max(areas) > min(h * w for h, w in data.shapes)
+    for part, picture in zip(parts, (whole[i] for i in range(len(whole))), strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], (1, 64))[:, :, 0]
+        assert (windows == part[0, :64, 0]).all(-1).any()
+    smaller = sum(part.shape != (*shape, 3) for part, shape in zip(parts, data.shapes, strict=True))
+    assert smaller and len(messages) == 1
+    assert re.match(rf"{smaller} of 6 images are kept in part, \d+% of all: no more fits", messages[0])
+
+
+def test_what_does_not_fit_in_part_either_is_decoded_at_each_use(many):
+    messages: list[str] = []
+    data = Photographs(many, 40_000, messages.append, least_side=64)
+    assert data.cached_bytes == 3 * 64 * 64 * 3 and [data[i].shape for i in (0, 2)] == [(64, 64, 3)] * 2
+    assert data[5].shape == (70, 768, 3)
+    assert [m.split(":")[0] for m in messages][1:] == ["3 of 6 images are decoded at each use"]
+    assert data.crops(np.random.default_rng(0), 20, 64).shape == (20, 3, 64, 64)
+
+
+def test_crops_come_from_all_of_what_is_kept(many):
+    data = Photographs(many, 150_000, lambda message: None, least_side=64)
+    parts = [data[i] for i in range(len(data))]
+    for part in parts:
+        part[:] = 1
+        part[0], part[-1], part[:, 0], part[:, -1] = 0, 2, 3, 4
+    edges = [int(v) for crop in data.crops(np.random.default_rng(0), 600, 64) for v in crop.unique()]
+    assert {0, 1, 2, 3, 4} == set(edges)
+
+
+def test_run_whose_steps_are_bad_every_other_time_ends_too(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_BAD_STEPS", 4)
+    trainer = Trainer(Options(steps=40, **SMALL), data, None, tmp_path)
+    objective = trainer.objective
+
+    def broken(*arguments):
+        losses = objective(*arguments)
+        return losses._replace(loss=losses.loss * float("nan")) if trainer.step % 2 else losses
+
+    trainer.objective = broken
+    with pytest.raises(LcodecError, match="5 of 10 steps had a loss that is not finite"):
+        trainer.run()
+
+
+def test_run_with_a_bad_step_now_and_then_goes_on(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_BAD_STEPS", 2)
+    trainer = Trainer(Options(steps=16, **SMALL), data, None, tmp_path)
+    objective = trainer.objective
+
+    def broken(*arguments):
+        losses = objective(*arguments)
+        return losses._replace(loss=losses.loss * float("nan")) if trainer.step % 5 == 1 else losses
+
+    trainer.objective = broken
+    trainer.run()
+    assert (trainer.step, trainer.skipped) == (16, 3)
 
 
 def test_pattern_that_freezes_nothing_is_refused(data, tmp_path):

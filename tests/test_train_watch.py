@@ -22,7 +22,7 @@ import torch
 
 from lcodec import checkpoint
 from lcodec.cli.train import Progress, duration, step_line, valid_line
-from lcodec.errors import LcodecError, ModelError, OutputError
+from lcodec.errors import InputError, LcodecError, ModelError, OutputError
 from lcodec.finalize import integer_rates
 from lcodec.train.batches import Batches, make_batch
 from lcodec.train.data import Photographs
@@ -214,6 +214,25 @@ def test_validation_that_is_not_finite_is_logged_and_costs_its_curve_alone(data,
     valid = [r for r in logged if "valid" in r]
     assert [r["valid_loss"] is None for r in valid] == [False, True, False]
     assert [step for step, _ in history(trainer.journal.path, "mse")] == [0, 3]
+
+
+def test_validation_goes_on_without_an_image_that_vanishes(photo, data, tmp_path):
+    for name in ("a", "b", "c"):
+        PIL.Image.fromarray(photo[:96, :80]).save(tmp_path / f"{name}.png")
+    messages: list[str] = []
+    valid = Photographs(tmp_path, 0, messages.append)
+    rows: list[dict] = []
+    trainer = Trainer(Options(steps=4, **SMALL), data, valid, tmp_path / "run", report=rows.append)
+    trainer.validate()
+    (tmp_path / "a.png").unlink()
+    trainer.validate()
+    first, second = (r["valid"][0] for r in rows if "valid" in r)
+    assert second == pytest.approx(first)  # the means of equal images
+    assert len(messages) == 1 and "a.png" in messages[0] and messages[0].endswith("it is left out")
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(InputError, match="none of the images can be read any more"):
+        trainer.validate()
 
 
 def test_tensorboard_that_cannot_write_is_told_once_and_left_alone(data, tmp_path):

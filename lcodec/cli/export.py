@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from lcodec.cli import files, options
-from lcodec.cli.report import note, print_json, printable
-from lcodec.errors import ModelError, OutputError, UsageError
+from lcodec.cli.replaced import before
+from lcodec.cli.report import print_json, printable
+from lcodec.errors import OutputError, UsageError
 
 
 @click.command("export", short_help="Write a model into one whole file, or less.")
@@ -45,11 +46,10 @@ def command(
         raise OutputError(f"{output} exists", "--force overwrites it")
     if pack and pack_only:
         raise UsageError("--pack and --pack-only exclude each other")
-    before, model = replaced(output), weights.load(path)
+    there, model = before(output), weights.load(path)
     base = weights.load_base(share) if share is not None else None
     write_atomically(output, weights.pack(model, compress=("*",) if pack else pack_only, base=base), overwrite=force)
-    if before not in (None, model.id):
-        note(f"{output} was another model, id {str(before)[:16]}, without which what it encoded cannot be decoded")
+    there.tell(model.id)
     size = output.stat().st_size
     if as_json:
         print_json({"output": str(output), "id": model.id, "bytes": size, "shares_with": base.id if base else None})
@@ -62,13 +62,3 @@ def not_an_input(output: Path, *inputs: Path | str | None) -> None:
     for path in inputs:
         if path and os.path.exists(output) and output.samefile(path):
             raise OutputError(f"{output} is what tensors are shared with", "choose another name with -o")
-
-
-def replaced(output: Path) -> str | None:
-    """The id of a model that is about to be replaced, None if there is none."""
-    from lcodec import weights
-
-    try:
-        return weights.info(output).id
-    except ModelError:
-        return None

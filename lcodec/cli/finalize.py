@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lcodec.cli import options
-from lcodec.cli.export import not_an_input, replaced
-from lcodec.cli.report import note, print_json, warn
+from lcodec.cli.export import not_an_input
+from lcodec.cli.replaced import before
+from lcodec.cli.report import print_json, warn
 from lcodec.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -71,27 +72,26 @@ def command(
         raise OutputError(f"cannot write {output}: {'it is a folder' if real.is_dir() else 'permission denied'}")
     if share is not None:
         not_an_input(output, weights.find(share))
-    before = replaced(output)
+    there = before(output)
 
     from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
 
     base = weights.load_base(share) if share is not None else None
-    photographs = calibration_images(calibration)
+    photographs = calibration_images(calibration, warn)
     done = finalize(
         checkpoint,
         photographs,
         fp16=fp16,
         rounded=pack,
         card={"summary": summary} if summary else None,
-        report_images=calibration_images(report) if report else None,
+        report_images=calibration_images(report, warn) if report else None,
         compare_half=True,
         metric=metric,
     )
     # It took a while: whether the output is still free is asked again.
     write_atomically(output, weights.pack(done.model, compress=("*",) if pack else (), base=base), overwrite=force)
-    if before not in (None, done.model.id):
-        note(f"{output} was another model, id {str(before)[:16]}, without which what it encoded cannot be decoded")
+    there.tell(done.model.id)
     outcome: dict[str, Any] = {
         "output": str(output),
         "id": done.model.id,

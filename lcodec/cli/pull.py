@@ -61,11 +61,14 @@ def command(
         raise UsageError(f"{name} comes in several qualities", "choose with -q 4, -q 1-4 or -q all")
     wanted = catalog.select(name, None if quality is None else catalog.parse_qualities(quality), metric)
 
+    from lcodec.cli.replaced import before
+    from lcodec.weights import is_whole
     from lcodec.zoo.pull import model_path, pull
 
     codes: list[int] = []
     for entry in wanted:
-        if len(wanted) > 1 and not force and model_path(entry).exists():
+        there = before(model_path(entry))
+        if len(wanted) > 1 and not force and is_whole(model_path(entry)):
             there_already(entry.name, str(model_path(entry)), quiet, as_json)
             continue
         began = time.monotonic()
@@ -81,7 +84,7 @@ def command(
                     finalizing=bar.finalizing,
                 )
         except LcodecError as error:
-            if len(wanted) > 1 and not force and isinstance(error, OutputError) and model_path(entry).exists():
+            if len(wanted) > 1 and not force and isinstance(error, OutputError) and is_whole(model_path(entry)):
                 there_already(entry.name, str(model_path(entry)), quiet, as_json)  # by another process, meanwhile
                 continue
             codes.append(complain(error, name=entry.name, debug=bool(ctx.meta.get(DEBUG))))
@@ -90,6 +93,7 @@ def command(
             if isinstance(error, OutputError):
                 break  # what holds for one file holds for the next
             continue
+        there.tell(done.id)
         record = {
             "name": entry.name,
             "path": str(done.path),

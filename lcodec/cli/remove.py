@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from lcodec.cli import files, options
+from lcodec.cli.replaced import left_alone
 from lcodec.cli.report import note, print_json, printable
 from lcodec.errors import ModelError, OutputError, UsageError
 
@@ -44,12 +45,8 @@ def command(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
                 "it came with the package" if elsewhere.parent == weights.shipped_folder() else "remove it by hand",
             )
         chosen += (path for path in paths if path not in chosen)
-    readable = list(weights.readable_models())
-    stay = [model for model in readable if place(model.path) not in chosen]
-    gone = {model.id for model in readable} - {model.id for model in stay if model.base is None}
-    for model in stay:
-        if model.base is not None and model.base.id in gone:
-            note(f"{model.path} shares tensors with what is removed: it will need another copy of that")
+    for path in left_alone(chosen):
+        note(f"{path} shares tensors with what is removed: it will need another copy of that")
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody is there to be asked", "--yes removes without asking")

@@ -13,13 +13,16 @@ from click.core import ParameterSource
 from lcodec import weights
 from lcodec.cli import options, recipe
 from lcodec.cli.report import note, print_json, print_text, warn
-from lcodec.errors import UsageError
+from lcodec.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from lcodec.train.initialize import Source
 
 RESTART_S = 30.0  # how long a run that goes on waits for the process before it to be gone
 DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
+
+
+LEAST_KEPT_PX = 512  # a side of what stays in memory of an image that does not fit whole
 
 
 @click.command("train")
@@ -115,7 +118,7 @@ DEFAULT_QUALITIES = "1,2,3,4,5,6,7,8"
     type=click.FloatRange(min=0),
     default=8.0,
     show_default=True,
-    help="Memory for decoded images, of all processes on this machine; the others are decoded at each use.",
+    help="Memory for decoded images, of all processes on this machine; of more, parts are kept.",
 )
 @click.option(
     "--resume",
@@ -202,7 +205,8 @@ def command(
         limit = int(min(cache_gib * 2**30, sys.maxsize) / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         # First: few images, of which each is looked at several times. Ranks but the main one do not look at them.
         held_out = Photographs(valid, limit, tell, limit_images=valid_images) if valid and ranks.main else None
-        photographs = Photographs(data, limit - (held_out.cached_bytes if held_out else 0), tell)
+        limit -= held_out.cached_bytes if held_out else 0
+        photographs = Photographs(data, limit, tell, least_side=max(LEAST_KEPT_PX, 2 * chosen.crop))
         trainer = Trainer(
             chosen,
             photographs,
@@ -244,8 +248,13 @@ def _source(init: str) -> Source:
     elif not name or not all(layers.split(",")):
         raise UsageError(f"--init {init!r} names no parameters after its colon", "for example mine.pt:g_*,log_*")
     path = Path(name)
-    there = path if path.suffix or path.is_file() else weights.find(name)  # a run's folder may be called as a model is
-    return Source(there, tuple(layers.split(",")) if layers else ())
+    if not path.is_file():  # a run's folder may be called as a model is
+        try:
+            path = weights.find(name)
+        except ModelError:
+            if not path.suffix:
+                raise
+    return Source(path, tuple(layers.split(",")) if layers else ())
 
 
 def _said(parameter: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -252,10 +253,12 @@ def integer_layers(network: Network, ranges: Ranges, fy: int, fz: int) -> dict[s
     return layers
 
 
-def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
+def calibration_images(
+    folder: Path | None = None, warn: Callable[[str], None] = lambda message: print(message, file=sys.stderr)
+) -> list[np.ndarray]:
     """Photographs to calibrate on, of large ones the middle: of a folder or pack, or those that come with the package.
 
-    Raises InputError if there are none.
+    Unreadable ones are reported through `warn` and left out. Raises InputError if there are none.
     """
     folder = folder or weights.shipped_folder() / "calibration"
     sources = image_sources(folder) if folder.exists() else []
@@ -263,5 +266,15 @@ def calibration_images(folder: Path | None = None) -> list[np.ndarray]:
         raise InputError(f"no calibration images in {folder}")
     count = min(len(sources), MAX_CALIBRATION_IMAGES)
     chosen = [sources[i * len(sources) // count] for i in range(count)]
-    # copies, for a view would keep the whole photograph in memory
-    return [centre(s.read().rgb8(), MAX_CALIBRATION_PX).copy() for s in chosen]
+    images = []
+    for source in chosen:
+        try:
+            # copies, for a view would keep the whole photograph in memory
+            images.append(centre(source.read().rgb8(), MAX_CALIBRATION_PX).copy())
+        except InputError as e:
+            warn(f"skipped: {e}")
+    if not images:
+        raise InputError(f"no calibration image in {folder} can be read")
+    if len(images) < count:
+        warn(f"{count - len(images)} of {count} calibration images skipped")
+    return images

@@ -19,6 +19,8 @@ from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
 from lcodec.image.pack import SUFFIX, ImageSource, image_sources
 
+from .kept import Kept
+
 DECODERS = 8  # threads that decode images when a run begins
 REPLACEMENTS = 8  # images that are tried in place of one that has become unreadable
 
@@ -28,7 +30,8 @@ class Photographs:
 
     Unreadable files are reported through `warn`, counted in `skipped` and left out. Images for which `limit_bytes` of
     decoded pixels leave no room are decoded again at each use instead of being kept. limit_images: so many of them,
-    evenly over the order of names, and no more. Threads may share it. Raises InputError if nothing is left.
+    evenly over the order of names, and no more. least_side: for crops alone, a part of each image is kept where the
+    whole of all does not fit, see `Kept`. Threads may share it. Raises InputError if nothing is left.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Photographs:
         limit_bytes: int = 8 << 30,
         warn: Callable[[str], None] = lambda message: print(message, file=sys.stderr),
         limit_images: int | None = None,
+        least_side: int | None = None,
     ) -> None:
         folders = [folders] if isinstance(folders, Path) else list(folders)
         sources: list[ImageSource] = []
@@ -49,9 +53,8 @@ class Photographs:
             sources = [sources[i * len(sources) // limit_images] for i in range(limit_images)]
         self.sources: list[ImageSource] = []
         self.shapes: list[tuple[int, int]] = []  # height, width
-        self._cache: list[np.ndarray | None] = []
+        self._kept = Kept(limit_bytes, least_side)
         self.skipped = 0
-        self.cached_bytes = 0
         self.warn = warn
         self._lost: set[int] = set()  # that have become unreadable
         self._lock = threading.Lock()
@@ -62,22 +65,33 @@ class Photographs:
                 continue
             self.sources.append(source)
             self.shapes.append((pixels.shape[0], pixels.shape[1]))
-            kept = self.cached_bytes + pixels.nbytes <= limit_bytes
-            self._cache.append(pixels if kept else None)
-            self.cached_bytes += pixels.nbytes if kept else 0
+            self._kept.add(pixels)
         if not self.sources:
             raise _nothing(folders)
         if self.skipped:
             warn(f"{self.skipped} of {len(sources)} images skipped")
-        if limit_bytes and (again := sum(pixels is None for pixels in self._cache)):
-            warn(f"{again} of {len(self)} images are decoded for each crop: they do not fit in memory (--cache-gib)")
+        if parts := self._kept.parts:
+            share = self.cached_bytes / (3 * sum(h * w for h, w in self.shapes))
+            warn(f"{parts} of {len(self)} images are kept in part, {share:.0%} of all: no more fits (--cache-gib)")
+        if limit_bytes and (again := self._kept.missing):
+            slow = "" if least_side is None else "; lcodec pack --max-side makes smaller ones"
+            why = f"they do not fit in memory (--cache-gib){slow}"
+            warn(f"{again} of {len(self)} images are decoded at each use: {why}")
 
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def cached_bytes(self) -> int:
+        """Of decoded pixels that are kept in memory."""
+        return self._kept.bytes
+
     def __getitem__(self, i: int) -> np.ndarray:
-        """Raises InputError for one that has to be read again, and is not there any more or not the same."""
-        pixels = self._cache[i]
+        """The image, or the part of it that is kept.
+
+        Raises InputError for one that has to be read again, and is not there any more or not the same.
+        """
+        pixels = self._kept[i]
         if pixels is None:
             pixels = self.sources[i].read().rgb8()
             if pixels.shape[:2] != self.shapes[i]:
@@ -95,11 +109,33 @@ class Photographs:
                 return self[here]
             except InputError as e:
                 error = e
-                with self._lock:
-                    if here not in self._lost:
-                        self.warn(f"{e}; another image takes its place")
-                    self._lost.add(here)
+                self._lose(here, f"{e}; another image takes its place")
         raise error or InputError(f"{self.lost} images have become unreadable")
+
+    def readable(self, count: int | None = None) -> Iterator[np.ndarray]:
+        """Those that can still be read; others are told once, and left out. Raises InputError if there are none.
+
+        count: about so many of them, evenly over the order of names; None: all.
+        """
+        there = list(range(len(self))) if count is None else [i for i in range(len(self)) if i not in self._lost]
+        chosen = min(len(there), len(there) if count is None else count)
+        nothing = True
+        for i in (there[n * len(there) // chosen] for n in range(chosen)):
+            try:
+                pixels = self[i]
+            except InputError as e:
+                self._lose(i, f"{e}; it is left out")
+                continue
+            nothing = False
+            yield pixels
+        if nothing:
+            raise InputError("none of the images can be read any more")
+
+    def _lose(self, i: int, message: str) -> None:
+        with self._lock:
+            if i not in self._lost:
+                self.warn(message)
+            self._lost.add(i)
 
     @property
     def lost(self) -> int:
@@ -121,7 +157,9 @@ class Photographs:
         out = np.empty((len(plan), size, size, 3), np.uint8)
         for i, (index, top, left, turns, flip) in enumerate(plan):
             pixels = self._readable(index)
-            top, left = (min(at, max(n, size) - size) for at, n in zip((top, left), pixels.shape[:2], strict=True))
+            # Drawn for the whole image, which all processes know, it may be a part of it, or another.
+            places = [[max(n, size) - size + 1 for n in shape] for shape in (pixels.shape[:2], self.shapes[index])]
+            top, left = (at * here // drawn for at, here, drawn in zip((top, left), *places, strict=True))
             pixels = pixels[top : top + size, left : left + size]
             if min(pixels.shape[:2]) < size:
                 short = [(0, size - n) for n in pixels.shape[:2]]

@@ -44,6 +44,7 @@ from .validate import add_integer_rates, validate, validation_loss
 __all__ = ["NetConfig", "Network", "Options", "Trainer"]
 
 MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
+WORTH = 0.25  # good steps make up for so much of a bad one: a run where more than a fifth is bad gives up, too
 
 
 def _keep_precision_of_gradients() -> None:
@@ -86,7 +87,7 @@ class Trainer:
         self.validated = 0  # the step of the last validation
         self.seconds = 0.0  # of training, over all resumed parts, as all ranks know it
         self._unsaid = 0.0  # what rank 0 has added to it since
-        self.bad_steps = 0  # in a row
+        self.bad_steps = 0.0  # of late, less what good ones have made up for
         self.skipped = 0  # of them, over all
         self.stopped = False
         self._asked_to_stop = False
@@ -205,12 +206,13 @@ class Trainer:
         row = {**agreed, "lr": lr, "grad_norm": norm}
         if math.isfinite(norm) and math.isfinite(row["loss"]):
             self.optimizer.step(lr)
-            self.bad_steps = 0
+            self.bad_steps = max(0.0, self.bad_steps - WORTH)
         else:
             self.bad_steps += 1
             self.skipped += 1
             if self.bad_steps >= MAX_BAD_STEPS:
-                raise LcodecError(f"{self.bad_steps} steps in a row had a loss that is not finite", "lower --lr")
+                reason = f"{self.skipped} of {self.step + 1} steps had a loss that is not finite, too many of late"
+                raise LcodecError(reason, "lower --lr")
         if self.average is not None:
             self.average.update(self.step)
         self.step += 1
@@ -302,7 +304,7 @@ class Trainer:
                     self._count(now - began)
                     self.stepped()
                     spent += now - began
-                    if self.bad_steps == 0:
+                    if all(map(math.isfinite, row.values())):
                         mean = {k: mean.get(k, v) + (v - mean.get(k, v)) / log_steps for k, v in row.items()}
                     if self.step % log_steps == 0 and mean:
                         self.log({**mean, "lr": row["lr"], **self._speed(spent / (self.step - since))})

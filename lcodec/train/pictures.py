@@ -61,13 +61,12 @@ def jpeg_curve(
     stopped: asked before each image; once it says so, None is returned.
     """
     curve = []
-    count = min(len(images), ANCHOR_IMAGES)
     for quality in JPEG_QUALITIES:
         bpps, levels = [], []
-        for i in (n * len(images) // count for n in range(count)):
+        for whole in images.readable(ANCHOR_IMAGES):
             if stopped():
                 return None
-            pixels = np.ascontiguousarray(centre(images[i], MAX_VALID_PX))
+            pixels = np.ascontiguousarray(centre(whole, MAX_VALID_PX))
             file = io.BytesIO()
             PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
             x, x_hat = (
@@ -142,9 +141,8 @@ def strip(network: Network, images: Photographs, options: Options) -> np.ndarray
     qualities = sorted({own[0], own[(len(own) - 1) // 2], own[-1]})
     network.eval()
     rows = []
-    count = min(STRIP_IMAGES, len(images))
-    for i in range(count):
-        pixels = centre(images[i * len(images) // count], STRIP_PX)
+    for whole in images.readable(STRIP_IMAGES):
+        pixels = centre(whole, STRIP_PX)
         height, width = pixels.shape[:2]
         x = as_batch(pixels).to(network.log_gain.device, memory_format=torch.channels_last)
         tiles = [_tile(pixels, "original")]

@@ -34,40 +34,43 @@ def validate(
     """Means over the images (of large ones the middle), a row a quality: quality, bpp, psnr, loss and, if it is the
     metric, ms_ssim (of the images that are large enough for it). PSNR and MS-SSIM are those of 8-bit pictures.
     What the context family's context sees is found by iteration (see `Network.forward`), nearly as the codec has it.
-    stopped: asked before each image; once it says so, None is returned.
+    Images that can no longer be read are left out. stopped: asked before each image; once it says so, None is returned.
+    Raises InputError if no image is left.
     """
     network.eval()
     device = network.log_gain.device
-    rows = []
-    for quality in qualities:
-        lmbda = options.lambda_of(quality)
-        total: dict[str, float] = {"bpp": 0.0, "psnr": 0.0, "loss": 0.0}
-        similarities: list[float] = []
-        for i in range(len(images)):
+    sums = [{"bpp": 0.0, "psnr": 0.0, "loss": 0.0} for _ in qualities]
+    similarities: list[list[float]] = [[] for _ in qualities]
+    count = 0
+    for whole in images.readable():
+        pixels = centre(whole, MAX_VALID_PX)
+        height, width = pixels.shape[:2]
+        x = as_batch(pixels).to(device, memory_format=torch.channels_last)
+        original = x[:, :, :height, :width]
+        count += 1
+        for quality, total, similar in zip(qualities, sums, similarities, strict=True):
             if stopped():
                 return None
-            pixels = centre(images[i], MAX_VALID_PX)
-            height, width = pixels.shape[:2]
-            x = as_batch(pixels).to(device, memory_format=torch.channels_last)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=options.amp):
                 out = network(x, quality, mode="coder")
             x_hat = out.x_hat.float().clamp(0, 1).mul(255).round().div(255)[:, :, :height, :width]
-            x = x[:, :, :height, :width]
-            mse = (x_hat - x).square().mean()
+            mse = (x_hat - original).square().mean()
             bpp = float(out.bits()) / (height * width)
             distortion = 255**2 * float(mse)
             if options.metric == "ms-ssim":
                 if min(height, width) < MIN_MS_SSIM_PX:
                     distortion = 0.0
                 else:
-                    similarities.append(float(ms_ssim(x, x_hat)))
-                    distortion = 1 - similarities[-1]
+                    similar.append(float(ms_ssim(original, x_hat)))
+                    distortion = 1 - similar[-1]
             total["bpp"] += bpp
             total["psnr"] += float(psnr(mse))
-            total["loss"] += lmbda * distortion + bpp
-        row = {"quality": quality, **{k: v / len(images) for k, v in total.items()}}
-        if similarities:
-            row["ms_ssim"] = sum(similarities) / len(similarities)
+            total["loss"] += options.lambda_of(quality) * distortion + bpp
+    rows = []
+    for quality, total, similar in zip(qualities, sums, similarities, strict=True):
+        row = {"quality": quality, **{k: v / count for k, v in total.items()}}
+        if similar:
+            row["ms_ssim"] = sum(similar) / len(similar)
         rows.append(row)
     network.train()
     return rows
@@ -79,8 +82,7 @@ def add_integer_rates(rows: list[dict[str, Any]], network: Network, images: Phot
     The network is finalized for that, on the middles of a few of the images, which the real coder then codes. Returns
     "" or, if the network cannot be finalized as it is, why: training goes on, for it may still become possible.
     """
-    count = min(INTEGER_IMAGES, len(images))
-    chosen = [centre(images[i * len(images) // count], INTEGER_PX).copy() for i in range(count)]
+    chosen = [centre(pixels, INTEGER_PX).copy() for pixels in images.readable(INTEGER_IMAGES)]
     try:
         rates = integer_rates(copy.deepcopy(network).cpu(), chosen, [row["quality"] for row in rows])
     except LcodecError as e:
