@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from lcodec.errors import OutputError
+from lcodec.errors import OutputError, OutputExists
 
 _lock: Callable[[int, bool], None] | None
 try:
@@ -32,6 +32,7 @@ else:
 # What link(2) answers on file systems without hard links (FAT, some network mounts).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
+WAITING_HINT = "TMPDIR names another folder for what waits there"
 _NAME_BYTES = 200  # of the real name in a temporary one, which must not exceed the usual limit of 255
 
 
@@ -39,6 +40,17 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, overwrite: bool 
     """Write `data` as a whole file; like `open_atomically` in everything else."""
     with open_atomically(path, overwrite) as file:
         file.write(data)
+
+
+def waiting_file() -> BinaryIO:
+    """A nameless file for what does not fit into memory, in $TMPDIR, else in /var/tmp: /tmp may be memory itself."""
+    import tempfile  # rarely needed, and with it come many
+
+    asked = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    folder = "/var/tmp"
+    usual = None if asked or not os.path.isdir(folder) or not os.access(folder, os.W_OK) else folder
+    file: BinaryIO = tempfile.TemporaryFile(prefix="lcodec-", dir=usual)  # noqa: SIM115
+    return file
 
 
 @contextlib.contextmanager
@@ -60,7 +72,7 @@ def open_atomically(path: str | os.PathLike[str], overwrite: bool = False) -> It
         else:
             yield from _open(Path(os.path.realpath(path)), mode, overwrite)
     except FileExistsError:
-        raise OutputError(f"{os.fspath(path)} exists", hint="--force overwrites it") from None
+        raise OutputExists(f"{os.fspath(path)} exists", hint="--force overwrites it") from None
     except FileNotFoundError:
         folder = os.path.dirname(os.fspath(path)) or "."
         reason = "no such file" if os.path.isdir(folder) else f"no folder {folder}"

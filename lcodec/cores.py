@@ -20,7 +20,7 @@ def available_cores() -> int:
 
 def _cgroup_cores() -> Iterator[int]:
     """What the limits of the control groups that this process is in come to, rounded up."""
-    for folder in _cgroup_folders():
+    for folder in cgroup_folders("cpu"):
         quota = _text(folder / "cpu.max") or _text(folder / "cpu.cfs_quota_us") + _text(folder / "cpu.cfs_period_us")
         try:
             time_us, period_us = map(int, quota.split())
@@ -30,16 +30,16 @@ def _cgroup_cores() -> Iterator[int]:
             yield -(-time_us // period_us)
 
 
-def _cgroup_folders() -> Iterator[Path]:
-    """Of the own control groups for processors and of those around them, as far as they are seen from here."""
+def cgroup_folders(kind: str) -> Iterator[Path]:
+    """Of the own control groups of a kind ("cpu", "memory") and of those around them, as far as they are seen here."""
     for line in _text(_ROOT / "proc/self/cgroup").splitlines():
         kinds, _, path = line.partition(":")[2].partition(":")
-        if kinds and "cpu" not in kinds.split(","):
+        if kinds and kind not in kinds.split(","):
             continue
         group = PurePosixPath(path.lstrip("/"))
         if ".." in group.parts:
             group = PurePosixPath()
-        for mounted in {kinds, "cpu"} if kinds else {""}:  # none: version 2
+        for mounted in {kinds, kind} if kinds else {""}:  # none: version 2
             for inside in (group, *group.parents):
                 yield _ROOT / "sys/fs/cgroup" / mounted / inside
 

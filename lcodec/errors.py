@@ -4,6 +4,7 @@
     ├── UsageError               2  options that do not fit together
     ├── InputError               3  an image that cannot be read or is not suitable
     ├── OutputError              4  output exists, cannot be written, equals the input
+    │   └── OutputExists            exists, which was seen only when it was to appear
     ├── ModelError               5  model missing, damaged, or not the one the stream needs
     ├── StreamError              6  the .lic data is at fault
     │   ├── NotLcodec               not a .lic file at all
@@ -51,6 +52,10 @@ class OutputError(LcodecError):
     """An output that exists already, cannot be written, or is the input itself."""
 
     exit_code = 4
+
+
+class OutputExists(OutputError):
+    """An output that was not there when the work began, and is when it is to appear."""
 
 
 class ModelError(LcodecError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -380,3 +381,27 @@ def test_number_of_images_in_the_texts_is_that_of_the_curves():
     results["curves"] = summary.curves(results)
     results["bd"] = summary.bd_entries(results)
     assert table.summary_lines(results)[0].startswith("4 images, bits at equal quality")
+
+
+def test_plot_has_a_colour_for_however_many_codecs():
+    pytest.importorskip("matplotlib", reason="extra 'bench' is not installed")
+    from lcodec.bench.plot import draw
+
+    results = results_of({f"m{i}": (BPP, DB) for i in range(40)}, anchor="m0")
+    for i, entry in enumerate(results["codecs"]):
+        entry["kind"] = "lcodec" if i < 20 else "pillow"
+    results["curves"] = summary.curves(results)
+    assert len(draw(results).axes[0].lines) == 40
+
+
+def test_processor_of_an_arm_machine_is_known_by_its_kind(monkeypatch):
+    from lcodec.bench import entropy
+
+    def info(text):
+        monkeypatch.setattr("builtins.open", lambda *a, **o: io.StringIO(text))
+
+    info("processor\t: 0\nBogoMIPS\t: 50\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n\nCPU part\t: 0x1\n")
+    monkeypatch.setattr(entropy.platform, "machine", lambda: "aarch64")
+    assert entropy.processor() == "aarch64, implementer 0x41, part 0xd0c"
+    info("processor : 0\nmodel name : A Processor: 3 GHz\n")
+    assert entropy.processor() == "A Processor: 3 GHz"

@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("scipy", reason="extra 'bench' is not installed")
 
+from lcodec import weights
 from lcodec.bench import programs, registry
 from lcodec.bench.learned import choose_qualities, find_models, model_coders
 from lcodec.bench.metrics import psnr
@@ -236,9 +237,13 @@ def test_qualities_are_those_that_a_model_has():
         choose_qualities("m", (1.0, 6.0), (2.0, 8.0))
 
 
-def test_models_are_found_by_name_and_file_and_once(models, model_file):
+def test_models_are_found_by_name_and_file_and_once(models, model_file, tmp_path, monkeypatch):
     assert find_models([model_file.name.removesuffix(".safetensors"), str(model_file)]) == [model_file]
     assert find_models(["none"]) == []
+    shipped = find_models(["all"])
+    (tmp_path / shipped[0].name).write_bytes(model_file.read_bytes())
+    monkeypatch.setenv(weights.ENVIRONMENT, str(tmp_path))
+    assert find_models(["all"]) == shipped  # whatever else is called like one of them
     with pytest.raises(ModelError, match="no model nothing"):
         find_models(["nothing"])
 

@@ -17,15 +17,20 @@ from click.testing import CliRunner
 
 pytest.importorskip("scipy", reason="extra 'bench' is not installed")
 
-from lcodec.bench import decoded, store
+from lcodec import weights
+from lcodec.bench import decoded, speed, store
 from lcodec.bench import run as run_module
 from lcodec.bench.coder import Coder
+from lcodec.bench.learned import model_coders
 from lcodec.bench.metrics import psnr
 from lcodec.bench.registry import find_codecs
 from lcodec.bench.run import Listener, Settings, run
 from lcodec.cli import cli
 from lcodec.cli.bench import choose_metrics, read_qualities, split_published
 from lcodec.errors import InputError, OutputError, UsageError
+from lcodec.finalize.assemble import finalize_network
+
+from .conftest import random_network
 
 N_IMAGES = 3
 
@@ -411,6 +416,27 @@ def test_missing_codec_is_named_and_the_others_are_measured(images):
     assert len(results["rows"]) == 9 and results["codecs"][1]["missing"]
 
 
+def test_rows_of_a_codec_that_is_not_to_be_had_any_more_stay(images):
+    first = run(settings(images, [steps(), steps("gone", detail="Pillow 1, gone 2")]))
+    said: list[str] = []
+    missing = steps("gone", detail="Pillow 1", missing="this Pillow is built without gone")
+    again = run(settings(images, [steps(), missing]), Listener(warn=said.append))
+    assert said == ["gone is missing: this Pillow is built without gone"]
+    assert again["rows"] == first["rows"] and again["codecs"] == first["codecs"]
+    assert [curve["codec"] for curve in again["curves"]] == ["steps", "gone"]
+
+
+def test_metric_that_cannot_be_computed_any_more_costs_no_rows(images, photo, monkeypatch):
+    PIL.Image.fromarray(photo[:170, :170]).save(images / "a.png")
+    run(settings(images, [steps()], metrics=["psnr", "ms_ssim"]))
+    monkeypatch.setattr(run_module.metrics, "missing", lambda name: "gone" if name == "ms_ssim" else None)
+    monkeypatch.setitem(sys.modules, "pytorch_msssim", None)
+    results = run(settings(images, [steps(), steps("more")]))
+    rows = {row["codec"]: row for row in results["rows"] if row["image"] == "a.png"}
+    assert rows["steps"]["ms_ssim"] is not None
+    assert (rows["more"]["ms_ssim"], rows["more"]["error"]) == (None, None) and rows["more"]["psnr"] is not None
+
+
 def test_damaged_results_are_named(tmp_path):
     with pytest.raises(InputError, match="cannot read"):
         store.load(tmp_path)
@@ -468,6 +494,20 @@ def test_speed_is_measured_warm_and_cold(images):
     assert 5 < entry["peak_mib"] < 300
     again = run(settings(images, find_codecs(["jpeg-444"], [], 1), speed=True))
     assert again["speed"] == [entry]
+
+
+def test_processes_of_a_model_of_one_rate_are_timed(images, tmp_path, photo):
+    path = tmp_path / "one.safetensors"
+    network = random_network("mbt2018-mean", qualities=(0.0,))
+    weights.save(finalize_network(network, {}, [photo[:128, :128]]).model, path)
+    said: list[str] = []
+    (coder,) = model_coders([path], None, "cpu", 1)
+    pixels = np.asarray(PIL.Image.open(images / "a.png"))
+    entry = speed.measure(coder, 0.0, images / "a.png", pixels, 1, "cpu", said.append)
+    assert said == [] and entry["cold_encode_s"] > 0 and entry["cold_decode_s"] > 0 and entry["peak_mib"] > 5
+    path.unlink()
+    entry = speed.measure(coder, 0.0, images / "a.png", pixels, 1, "cpu", said.append)
+    assert entry["cold_encode_s"] is None and len(said) == 1 and "could not be timed as a process" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from lcodec.image import (
     upright,
 )
 from lcodec.image.metadata import EXIF_PREFIX
+from lcodec.image.profile import P3_CHROMATICITIES, SRGB_CHROMATICITIES, _made
 
 from .test_cli import fake, run  # noqa: F401  # the fixture
 
@@ -417,6 +418,19 @@ def test_strip_leaves_what_the_colours_need(fake, pixels):  # noqa: F811
         assert run("encode", "--force", f"{name}.png").exit_code == 0
         image = decoded(f"{name}.lic", "--strip")
         assert (image.icc, image.exif, image.xmp) == (kept, None, None)
+
+
+def test_profile_that_is_only_called_srgb_stays(fake, pixels):  # noqa: F811
+    linear = _made("GIMP built-in Linear sRGB", SRGB_CHROMATICITIES, struct.pack(">I", 0), gray=False)
+    wide = _made("Rec2020-elle-V4-srgbtrc", P3_CHROMATICITIES, struct.pack(">IH", 1, 563), gray=False)
+    gray = _made("Gray with sRGB in its name", SRGB_CHROMATICITIES, struct.pack(">IH", 1, 563), gray=True)
+    assert linear and wide and gray and profile.is_srgb(SRGB)
+    for icc, name in ((linear, "Linear"), (wide, "Rec2020"), (gray, "Gray")):
+        assert "sRGB" in profile.describe(icc) or "srgb" in profile.describe(icc), name
+        assert not profile.is_srgb(icc), name
+    Path("a.png").write_bytes(image_bytes(Picture(pixels, None, linear), ".png"))
+    assert run("encode", "--strip", "a.png").exit_code == 0
+    assert decoded("a.lic").icc == decoded("a.lic", "--strip").icc == linear
 
 
 def test_orientation_through_the_commands_is_never_lost_or_applied_twice(fake, pixels):  # noqa: F811

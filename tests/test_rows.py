@@ -144,6 +144,16 @@ def test_what_libraries_may_take_differently_is_left_to_the_whole(photo, vips):
         assert read_image(io.BytesIO(data)).height > 0
 
 
+def test_large_strip_of_a_tiff_is_read(vips):
+    """Which libvips refuses by itself, as a bomb."""
+    pixels = np.zeros((4300, 4300, 3), np.uint8)
+    pixels[:, ::7] = 200
+    data = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(data, "TIFF", compression="tiff_adobe_deflate", strip_size=2**30)
+    picture = open_rows(data.getvalue(), name="a")
+    assert all(np.array_equal(band, pixels[: len(band)]) for band in picture.bands)
+
+
 def test_missing_library_is_named(photo, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NotByRows, match="pip install pyvips"):

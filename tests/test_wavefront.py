@@ -328,6 +328,27 @@ def test_latents_that_do_not_fit_are_rejected(kind: str) -> None:
             model.decode_slice(bytes(64), h, w)
 
 
+@pytest.mark.parametrize("count", [16, 17])
+def test_as_many_parameter_layers_as_the_format_says(count):
+    rng = np.random.default_rng(0)
+    tensors, meta = random_model("context")
+    first, _, _ = random_parts("context")["entropy_parameters"]
+    between = [random_layer(rng, "conv", 35, 35, 1, 32767, 3.0) for _ in range(count - 2)]
+    layers = [first, *between, random_layer(rng, "conv", 35, 2 * M, 1, 2**20, 2.0)]
+    meta["layers"]["entropy_parameters"] = [{key: p[key] for key in ("kind", "lo", "hi")} for p in layers]
+    for i, p in enumerate(layers):
+        for name in ("weight", "bias", "mult_pos", "mult_neg", "shift"):
+            tensors[f"int.entropy_parameters.{i}.{name}"] = p[name]
+    if count == 17:
+        with pytest.raises(ModelError, match="17 parameter layers are out of range"):
+            IntegerEntropyModel(tensors, meta)
+        return
+    y, z = random_latents("context", 8, 8)
+    model = IntegerEntropyModel(tensors, meta)
+    coded = model.encode_slice(y, z)
+    assert np.array_equal(model.decode_slice(coded[0], 8, 8), coded[1])
+
+
 # ---- hostile model files
 
 

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from lcodec.batch.plan import Job
+from lcodec.cores import cgroup_folders
 from lcodec.errors import LcodecError
 
 Record = dict[str, Any]
@@ -202,11 +203,13 @@ def _available_memory() -> int:
         return 4_000_000_000
 
 
-def _cgroup_memory() -> list[int]:
-    """What a container's limit leaves, if there is one."""
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.stat") as used:
-            taken = dict(line.split() for line in used)["anon"]  # the rest, caches of files, gives way
-            return [int(limit.read()) - int(taken)]
-    except (OSError, ValueError, KeyError):
-        return []
+def _cgroup_memory() -> Iterator[int]:
+    """What the limits of the control groups that this process is in leave."""
+    for folder in cgroup_folders("memory"):
+        for limit, key in (("memory.max", "anon"), ("memory.limit_in_bytes", "total_rss")):  # versions 2 and 1
+            try:
+                with open(folder / limit) as most, open(folder / "memory.stat") as used:
+                    taken = dict(line.split() for line in used)[key]  # the rest, caches of files, gives way
+                    yield int(most.read()) - int(taken)
+            except (OSError, ValueError, KeyError):
+                continue

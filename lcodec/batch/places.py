@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lcodec.errors import InputError, LcodecError, OutputError, UsageError
+from lcodec.errors import InputError, LcodecError, OutputError, OutputExists, UsageError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # at least two letters: c:// is a drive of Windows
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs"}
@@ -76,18 +76,19 @@ class Remote:
                 fs.makedirs(posixpath.dirname(path), exist_ok=True)
             fs.pipe_file(path, data, mode="overwrite" if overwrite else "create")
         except FileExistsError:
-            raise OutputError(f"{self.url} exists", hint="--force overwrites it") from None
+            raise OutputExists(f"{self.url} exists", hint="--force overwrites it") from None
         except Exception as error:
             raise OutputError(f"cannot write {self.url}: {_reason(error)}") from error
 
-    def walk(self) -> Iterator[Remote]:
-        """All files below, folder by folder, each in the order of names. Raises InputError."""
+    def walk(self, on_error: Callable[[OSError], None]) -> Iterator[Remote]:
+        """All files below, folder by folder, each in the order of names. Raises InputError.
+
+        on_error: told of folders that cannot be listed, but for those that are not there.
+        """
         fs, root = _open_store(self.url)
         try:
-            for folder, folders, names in fs.walk(root):
-                folders.sort()
-                for name in sorted(names):
-                    yield self._below(root, f"{folder}/{name}")
+            for path in _files_below(fs, root, on_error):
+                yield self._below(root, path)
         except Exception as error:
             raise InputError(f"cannot list {self.url}: {_reason(error)}") from error
 
@@ -103,6 +104,22 @@ class Remote:
     def _below(self, root: str, path: str) -> Remote:
         """The place of a path that the store lists below this one, which it calls `root`."""
         return self / path.removeprefix(root).lstrip("/")
+
+
+def _files_below(fs: Any, folder: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
+    """What `fs.walk` would find, which leaves out in silence what it may not list."""
+    try:
+        found = sorted((info["name"].rstrip("/"), info["type"]) for info in fs.ls(folder, detail=True))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        on_error(error)
+        return
+    inside = [(name, kind) for name, kind in found if name != folder.rstrip("/")]
+    yield from (name for name, kind in inside if kind != "directory")
+    for name, kind in inside:
+        if kind == "directory":
+            yield from _files_below(fs, name, on_error)
 
 
 Place = Path | Remote

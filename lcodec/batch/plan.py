@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from lcodec.atomic import open_atomically, remove_stale, write_atomically
+from lcodec.atomic import WAITING_HINT, open_atomically, remove_stale, waiting_file, write_atomically
 from lcodec.batch.places import Place, Remote, is_url
 from lcodec.batch.sources import STREAM, Search, Source
 from lcodec.errors import OutputError, UsageError
@@ -83,13 +82,12 @@ def _spool(produce: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
     file = None
     try:
         try:
-            file = tempfile.TemporaryFile(prefix="lcodec-")  # noqa: SIM115  # closed below
+            file = waiting_file()
             produce(file)
             file.flush()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            hint = "TMPDIR names another folder for what waits there"
-            raise OutputError(f"cannot write a temporary file: {reason}", hint) from error
+            raise OutputError(f"cannot write a temporary file: {reason}", WAITING_HINT) from error
         yield file
     finally:
         if file is not None:
@@ -279,6 +277,8 @@ class Plan:
         the output's folder, once.
         """
         target = job.target
+        if job.source.fault:
+            return True  # to be told, whatever is there
         if isinstance(target, Remote):
             if not target.exists():
                 return True
@@ -362,7 +362,7 @@ def _identity(place: Place) -> str:
     """The same for all ways to write the place of a file; a link as the last part stays what it is."""
     if isinstance(place, Remote):
         return place.url
-    return os.path.join(_real_folder(os.path.abspath(place.parent)), place.name)
+    return os.path.join(_real_folder(os.fspath(place.parent)), place.name)
 
 
 _real_folder = lru_cache(maxsize=4096)(os.path.realpath)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import mmap
 import os
+import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from lcodec.batch.places import Place, Remote, is_url
 from lcodec.errors import InputError, UsageError
 
 STREAM = "-"  # stdin or stdout
+
+
+_START_BYTES = 4096  # which tell what a file is
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,23 @@ class Source:
         except (OSError, ValueError):  # not readable, or empty
             return self.read()
 
-    def read(self) -> bytes:
-        """All bytes. Raises InputError."""
+    def read(self, *, at_most: int = -1, magic: bytes = b"") -> bytes:
+        """All bytes; of a local file no more than `at_most`, and of one that does not begin with `magic` only a few.
+
+        Raises InputError.
+        """
         if self.fault:
             raise InputError(f"cannot read {self.name}: {self.fault}")
         try:
-            return sys.stdin.buffer.read() if self.path is None else self.path.read_bytes()
+            if self.path is None:
+                return sys.stdin.buffer.read()
+            if not isinstance(self.path, Path) or (at_most < 0 and not magic):
+                return self.path.read_bytes()
+            with open(self.path, "rb") as file:
+                if not magic:
+                    return file.read(at_most)
+                start = file.read(_START_BYTES)
+                return start + file.read() if start.startswith(magic) else start
         except OSError as error:
             raise InputError(f"cannot read {self.name}: {(error.strerror or str(error)).lower()}") from error
 
@@ -140,8 +156,9 @@ class Search:
             seen.add(place)
             folders[:] = sorted(n for n in folders if not n.startswith(".") and not _leads_back(folder, n, top))
             for name in sorted(names):
-                if self._fits(name) and os.path.isfile(path := os.path.join(folder, name)):
-                    yield Source(Path(path), Path(os.path.relpath(path, root)))
+                if self._fits(name):
+                    path = os.path.join(folder, name)
+                    yield from _if_file(Path(path), Path(os.path.relpath(path, root)))
             while faults:
                 yield _unreadable(faults.pop(), root)
         while faults:
@@ -152,20 +169,33 @@ class Search:
         first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         root = Path(*parts[:first]) if first else Path()
         for path in sorted(set(_expand(root, parts[first:])), key=os.fspath):
-            if self._fits(path.name) and path.is_file():
-                yield Source(path, path.relative_to(root))
+            if self._fits(path.name):
+                yield from _if_file(path, path.relative_to(root))
 
     def _walk_store(self, url: str) -> Iterator[Source]:
         scheme, rest = url.split("://", 1)
         parts = rest.rstrip("/").split("/")
         first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
         root = f"{scheme}://{'/'.join(parts[:first])}"
-        places = Remote(root).walk() if first == len(parts) else Remote(root).match("/".join(parts[first:]))
-        for place in places:
+        faults: list[OSError] = []
+        store = Remote(root)
+        for place in store.walk(faults.append) if first == len(parts) else store.match("/".join(parts[first:])):
             if self._fits(place.name):
                 relative = place.url[len(root) :].lstrip("/")
                 if not any(part.startswith(".") for part in relative.split("/")):
                     yield Source(place, Path(relative))
+        for error in faults:
+            yield Source(store, Path(store.name or "store"), fault=f"a folder below: {error.strerror or error}".lower())
+
+
+def _if_file(path: Path, relative: Path) -> Iterator[Source]:
+    """The source, if it is a file; with its fault where the system does not even tell that."""
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            yield Source(path, relative)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # as of links that lead nowhere
+            yield Source(path, relative, fault=(error.strerror or str(error)).lower())
 
 
 def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:

@@ -199,11 +199,17 @@ def measure_peers(case: Case, repeats: int) -> Iterator[Row | str]:
 
 
 def processor() -> str:
+    """What the system calls it; on ARM, where Linux knows no name, what tells its kind."""
+    told: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+            for key, _, value in (line.partition(":") for line in lines):
+                told.setdefault(key.strip(), value.strip())
     except OSError:
-        return platform.processor() or "unknown"
+        pass
+    kind = [f"{key.split()[1]} {told[key]}" for key in ("CPU implementer", "CPU part", "CPU variant") if key in told]
+    made = ", ".join([platform.machine(), *kind]) if kind else ""
+    return told.get("model name") or made or platform.processor() or "unknown"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

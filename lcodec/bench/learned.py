@@ -72,7 +72,8 @@ def find_models(names: Sequence[str]) -> list[Path]:
         if name == NONE:
             continue
         if name == ALL:
-            found = [m.path for m in weights.list_models() if m.path.parent == weights.shipped_folder()]
+            # Not of `list_models`, where another of the same name may come first.
+            found = [m.path for m in weights.readable_models() if m.path.parent == weights.shipped_folder()]
         else:
             found = [weights.find(name)]
         for path in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def draw(results: Results) -> Any:
     from matplotlib.figure import Figure  # not pyplot: no window system, nothing global
 
     metrics = shown_metrics(results)
-    colours = {"ours": iter(OURS * 4), "others": iter(OTHERS * 8)}
+    colours = {"ours": cycle(OURS), "others": cycle(OTHERS)}
     styles = {
         entry["name"]: {
             "color": next(colours["ours" if entry["kind"] == "lcodec" else "others"]),

@@ -89,7 +89,8 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
     for entry in skipped:
         listener.warn(f"{entry['error']}; skipped")
     results, old_rows = begin(settings, images, skipped, listener.warn)
-    tasks = plan(settings, images, old_rows, results["metrics"])
+    computed = [name for name in results["metrics"] if not metrics.missing(name)]  # an earlier run may have had more
+    tasks = plan(settings, images, old_rows, computed)
     results["rows"] = old_rows
     for coder in settings.coders:
         if coder.missing:
@@ -98,7 +99,7 @@ def run(settings: Settings, listener: Listener | None = None) -> Results:
         listener.note(f"going on in {settings.out}: {len(old_rows)} rows are there, {len(tasks)} are to be made")
     keeper = Store(settings.out, results)
     try:
-        measure(tasks, settings, keeper, listener)
+        measure(tasks, computed, settings, keeper, listener)
         finish(settings, keeper, listener)
     finally:
         results["date"] = now()
@@ -180,7 +181,10 @@ def begin(
     old = store.load(out)
     _check_same(out, old, results)
     results["metrics"] = [m for m in metrics.DIGITS if m in {*old["metrics"], *settings.metrics}]
-    # Codecs that are not asked for this time stay, those that have changed do not.
+    # Codecs that are not asked for this time, or not to be had here, stay; those that have changed do not.
+    had = {entry["name"]: entry for entry in old["codecs"]}
+    gone = {coder.name for coder in settings.coders if coder.missing} & had.keys()
+    results["codecs"] = entries = [had[entry["name"]] if entry["name"] in gone else entry for entry in entries]
     asked = {entry["name"]: entry for entry in entries}
     same = {e["name"] for e in old["codecs"] if _is_same(e, asked.get(e["name"], e))}
     results["codecs"] += [e for e in old["codecs"] if e["name"] not in asked and e["kind"] != "published"]
@@ -263,12 +267,13 @@ def now() -> str:
 # ---- doing it
 
 
-def measure(tasks: list[Task], settings: Settings, keeper: Store, listener: Listener) -> None:
+def measure(
+    tasks: list[Task], wanted: list[str], settings: Settings, keeper: Store, listener: Listener
+) -> None:
     """Make the rows of all tasks. First those that are timed, alone; then the others beside each other."""
     import torch
 
     torch.set_num_threads(settings.threads)
-    wanted = keeper.results["metrics"]
     beside = [t for t in tasks if settings.jobs > 1 and t.coder.parallel]
     alone = [t for t in tasks if not (settings.jobs > 1 and t.coder.parallel)]
     done = 0
@@ -373,7 +378,8 @@ def finish(settings: Settings, keeper: Store, listener: Listener) -> None:
                 quality = speed.choose_quality(points)
                 try:
                     pixels = read_rgb(image)
-                    entry = speed.measure(coder, quality, image, pixels, settings.threads, settings.device)
+                    where = settings.threads, settings.device
+                    entry = speed.measure(coder, quality, image, pixels, *where, listener.warn)
                 except Exception as error:  # of the codec
                     listener.warn(f"{coder.label} could not be timed: {describe_error(error)}")
                     continue

@@ -42,13 +42,28 @@ def choose_quality(points: Sequence[Point]) -> float:
     return min(points, key=lambda p: abs(np.log(p["bpp"] / TARGET_BPP)))["quality"]
 
 
-def measure(coder: Coder, quality: float, path: Path, pixels: np.ndarray, threads: int, device: str) -> SpeedEntry:
-    """Time a codec on one image: the file `path` and its pixels, uint8 (H, W, 3). Raises what the codec raises."""
+def measure(
+    coder: Coder,
+    quality: float,
+    path: Path,
+    pixels: np.ndarray,
+    threads: int,
+    device: str,
+    warn: Callable[[str], None] = lambda message: None,
+) -> SpeedEntry:
+    """Time a codec on one image: the file `path` and its pixels, uint8 (H, W, 3). Raises what the codec raises.
+
+    warn: told why there are no times of processes of their own, where these do not work.
+    """
     height, width = pixels.shape[:2]
     data = coder.encode(pixels, quality)
     encode_s, encode_parts, _ = median_of(lambda: coder.encode(pixels, quality), coder)
     decode_s, decode_parts, _ = median_of(lambda: coder.decode(data, height, width), coder)
-    cold_encode_s, cold_decode_s, peak = cold(coder, quality, path, threads, device)
+    try:
+        cold_encode_s, cold_decode_s, peak = cold(coder, quality, path, threads, device)
+    except LcodecError as error:
+        warn(f"{coder.label} could not be timed as a process: {error}")
+        cold_encode_s = cold_decode_s = peak = None
     if coder.kind == "program":  # warm is a whole process there, and cold would only add ours
         cold_encode_s, cold_decode_s = encode_s, decode_s
     megapixels = height * width / 1e6
@@ -88,23 +103,21 @@ def median_of(work: Callable[[], T], coder: Coder) -> tuple[float, dict[str, flo
 def cold(
     coder: Coder, quality: float, path: Path, threads: int, device: str
 ) -> tuple[float | None, float | None, float | None]:
-    """(Seconds to encode, to decode, peak bytes) of processes of their own; all None where they do not work."""
+    """(Seconds to encode, to decode, peak bytes) of processes of their own. Raises LcodecError."""
     with tempfile.TemporaryDirectory(prefix="lcodec-bench-") as folder:
         file = Path(folder) / f"file{coder.suffix}"
         if coder.kind == "lcodec":
             common = ["--quiet", "--threads", str(threads), "--device", device]
+            chosen = ["-q", str(quality)] if len(coder.qualities) > 1 else []  # a model of one rate has that alone
             commands = [
-                ["lcodec", "encode", str(path), "-o", str(file), *common, "--model", coder.source, "-q", str(quality)],
+                ["lcodec", "encode", str(path), "-o", str(file), *common, "--model", coder.source, *chosen],
                 ["lcodec", "decode", str(file), "-o", str(Path(folder) / "out.png"), *common],
             ]
         else:
             entry = json.dumps(coder.entry())
             tail = [entry, str(threads), str(quality), str(path), str(file)]
             commands = [["lcodec.bench.once", direction, *tail] for direction in ("encode", "decode")]
-        try:
-            done = [whole_process([sys.executable, "-m", *command], coder.source) for command in commands]
-        except LcodecError:
-            return None, None, None
+        done = [whole_process([sys.executable, "-m", *command], coder.source) for command in commands]
     return done[0][0], done[1][0], max(size for _, size in done)
 
 

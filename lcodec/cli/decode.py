@@ -189,11 +189,12 @@ class Decoder:
 
     def process(self, job: Job, stages: Stages) -> dict[str, Any]:
         """Read, decode and write one file. Raises LcodecError, StopBatch."""
-        from lcodec.container import read_header
+        from lcodec.container import MAGIC, read_header
         from lcodec.image import LARGE_PX, check_fits, is_by_rows
 
         how, start = self.how, time.perf_counter()
-        data = job.source.mapped() if how.region and not how.allow_partial else job.source.read()
+        mapped = how.region and not how.allow_partial
+        data = job.source.mapped() if mapped else job.source.read(magic=MAGIC)
         read = time.perf_counter()
         # Before torch is imported: most of what is not a .lic file shows here.
         header, ending = read_header(data), _ending(job.target, how.suffix)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lcodec.search.target import Target
 
 SUFFIX = ".lic"
+NO_IMAGE_BYTES = 64 << 20  # of a file without a readable header, to say what is wrong with it
 METRIC_HINT = "lcodec models pull brings models for ms-ssim, lcodec train makes them, both with --metric"
 
 
@@ -172,7 +173,9 @@ class Encoder:
             if large is not None:
                 image = large
             else:
-                data = source if isinstance(source, bytes) else job.source.read()
+                # What Pillow finds no picture in is none, and may be a film: not all of it is needed to say so.
+                most = -1 if pixels else NO_IMAGE_BYTES
+                data = source if isinstance(source, bytes) else job.source.read(at_most=most)
                 try:
                     image = how.wanted.read(data, name, how.limit_pixels)
                 except InputError as error:

@@ -15,7 +15,7 @@ from lcodec.batch.sources import STREAM, Search
 from lcodec.cli.report import DEBUG, Progress, print_json, warn
 from lcodec.cli.tally import Tally, describe_size
 from lcodec.cores import available_cores, may_have_cuda
-from lcodec.errors import UsageError
+from lcodec.errors import OutputExists, UsageError
 
 __all__ = ["Batch", "Recipe", "describe_size", "make_plan", "one_by_one", "report", "run"]
 
@@ -91,7 +91,9 @@ def run(plan: Plan, recipe: Recipe, batch: Batch, *, label: str, show: Callable[
         work = _work(replace(recipe, threads=threads), stages)  # type: ignore[type-var]
         ahead = AHEAD_FOR_STORES if plan.in_stores else max(1, at_once // 4)
         outcomes = run_lanes(_admitted(plan, batch), work, stages, at_once + ahead)
-    told = ((item.job, outcome) for item, outcome in outcomes)
+    # Made by another process meanwhile, it is there all the same.
+    left = (OutputExists,) if batch.skip_existing else ()
+    told = ((item.job, None if isinstance(outcome, left) else outcome) for item, outcome in outcomes)
     report(
         told,
         plan.count,

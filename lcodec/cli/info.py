@@ -35,6 +35,7 @@ def command(
     The limits are for metadata and for --digest.
     """
     from lcodec import weights
+    from lcodec.container import MAGIC
 
     models: dict[str, str] = {}
     for model in weights.readable_models():  # of the same name, too: a decoder looks for the id
@@ -43,7 +44,7 @@ def command(
     limits = options.limits_of(limit, limit_pixels)
 
     def work(job: Job) -> dict[str, Any]:
-        data = job.source.read()
+        data = job.source.read(magic=MAGIC)
         record, fault = inspect(data, models, limits)
         record = {"input": job.source.name, **record}
         if digest and fault is None:

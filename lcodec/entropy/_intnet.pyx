@@ -512,8 +512,9 @@ cdef class SliceModel:
     def _check(hyper, M, fraction_bits, context, parameters):
         if not (1 <= M <= LC_MAX_CHANNELS and 4 <= fraction_bits <= LC_MAX_FRACTION_BITS):
             raise ModelError(f"M={M} or the fraction bits {fraction_bits} are out of range")
-        if not 1 <= len(hyper) <= LC_MAX_LAYERS or len(parameters) > LC_MAX_LAYERS:
-            raise ModelError(f"{len(hyper)} hyper-synthesis or {len(parameters)} parameter layers are out of range")
+        count = max(0, len(parameters) - 1)  # the first comes in two parts
+        if not 1 <= len(hyper) <= LC_MAX_LAYERS or count > LC_MAX_LAYERS:
+            raise ModelError(f"{len(hyper)} hyper-synthesis or {count} parameter layers are out of range")
         if not all(isinstance(x, Layer) for x in [*hyper, *parameters]):
             raise TypeError("layers must be Layer")
         if any(x.kind == "context" for x in hyper):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import lru_cache
 
 import numpy as np
+import PIL.Image
 import PIL.ImageCms
 
 _HEADER_BYTES = 128
@@ -16,6 +18,7 @@ P3_CHROMATICITIES = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 SRGB_GAMMA = 0.45455
 CICP_SRGB, CICP_DISPLAY_P3 = (1, 13), (12, 13)  # primaries and transfer of ITU-T H.273
 _CURVE_POINTS = 1024
+SRGB_STEPS = 2  # of 255, by which colours of an sRGB profile may differ: its curve is a table, rounded
 
 
 def colour_space(profile: bytes) -> str | None:
@@ -34,9 +37,32 @@ def describe(profile: bytes) -> str | None:
     return text or None
 
 
+@lru_cache(maxsize=64)  # many pictures have the same
 def is_srgb(profile: bytes) -> bool:
-    """Whether it is called so, which is what everybody goes by."""
-    return "srgb" in (describe(profile) or "").lower()
+    """Whether it is called so, and colours that go through it stay as they are, within two steps of 255.
+
+    Called so are also a linear one (GIMP's "Linear sRGB") and wide ones with its curve ("Rec2020 ... srgbtrc").
+    """
+    if "srgb" not in (describe(profile) or "").lower():
+        return False
+    gray = colour_space(profile) == "GRAY"
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    probes = np.stack([levels, np.roll(levels, 17), np.roll(levels, 34)], axis=-1)
+    samples = np.repeat(levels[:, None], 3, axis=1) if gray else np.concatenate([probes, levels[:, None].repeat(3, 1)])
+    shown = PIL.Image.fromarray(levels[None] if gray else samples[None])
+    try:
+        mine = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        through = PIL.ImageCms.buildTransform(
+            mine,
+            PIL.ImageCms.createProfile("sRGB"),
+            shown.mode,
+            "RGB",
+            renderingIntent=PIL.ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        )
+        seen = np.asarray(PIL.ImageCms.applyTransform(shown, through))[0]
+    except Exception:  # littlecms raises OSError, Pillow more: what does not work is not taken for sRGB
+        return False
+    return int(np.abs(seen.astype(int) - samples).max()) <= SRGB_STEPS
 
 
 def from_gamma(gamma: float, chromaticities: tuple[float, ...] | None, gray: bool) -> bytes | None:

@@ -144,15 +144,13 @@ def _vips_bands(source: Path | bytes, kind: str, shape: tuple[int, int, int], de
     import pyvips
 
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what is odd about a file is for Pillow to say
-    load = {
-        "PNG": pyvips.Image.pngload_source,
-        "JPEG": pyvips.Image.jpegload_source,
-        "MPO": pyvips.Image.jpegload_source,
-        "TIFF": pyvips.Image.tiffload_source,
-        "WEBP": pyvips.Image.webpload_source,
-    }[kind]
+    load = {"PNG": "pngload", "JPEG": "jpegload", "MPO": "jpegload", "TIFF": "tiffload", "WEBP": "webpload"}[kind]
+    load += "_source"
+    options = {"access": "sequential", "fail_on": "truncated"}
+    # How much a picture may be is asked elsewhere; libvips would refuse large compressed strips, say.
+    unlimited = {"unlimited": True} if "unlimited" in pyvips.Introspect.get(load).optional_input else {}
     where = pyvips.Source.new_from_memory(source) if isinstance(source, bytes) else pyvips.Source.new_from_file(source)
-    image = load(where, access="sequential", fail_on="truncated")
+    image = getattr(pyvips.Image, load)(where, **options, **unlimited)
     dtype = np.uint16 if deep else np.uint8
     if (image.width, image.height, image.bands) != shape or image.format != ("ushort" if deep else "uchar"):
         raise ValueError(f"libvips finds {image.width}x{image.height} pixels of {image.bands} {image.format}")

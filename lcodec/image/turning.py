@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from lcodec.atomic import WAITING_HINT, waiting_file
 from lcodec.errors import OutputError
 
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -41,7 +41,7 @@ def turn_bands(bands: Iterator[np.ndarray], orientation: int, height: int, width
         yield from (turn(band, orientation) for band in bands)
         return
     try:
-        with tempfile.TemporaryFile(prefix="lcodec-") as file:
+        with waiting_file() as file:
             by_columns = swaps_sides(orientation)
             length = width if by_columns else height
             strips = [(first, min(first + STRIP_PX, length)) for first in range(0, length, STRIP_PX)]
@@ -61,4 +61,4 @@ def turn_bands(bands: Iterator[np.ndarray], orientation: int, height: int, width
                 yield turn(strip.reshape(*shape, *tail), orientation)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"cannot turn the picture in a temporary file: {reason}") from error
+        raise OutputError(f"cannot turn the picture in a temporary file: {reason}", WAITING_HINT) from error
