@@ -124,8 +124,8 @@ def test_a_process_that_comes_while_images_are_read_is_found(work, monkeypatch):
     with ExitStack() as stack:
 
         class MeanwhileAnother(Photographs):
-            def __init__(self, *args: Any) -> None:
-                super().__init__(*args)
+            def __init__(self, *args: Any, **more: Any) -> None:
+                super().__init__(*args, **more)
                 stack.enter_context(another_process_in(Path("run")))
 
         monkeypatch.setattr("lcodec.train.data.Photographs", MeanwhileAnother)
