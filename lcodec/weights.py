@@ -263,7 +263,8 @@ def _shared(path: Path, base: Base, own_bytes: int) -> dict[str, np.ndarray]:
 
 def base_path(path: Path, base: Base) -> Path | None:
     """The file that one at `path` has tensors from, None if it is not there."""
-    same = [m.path for m in readable_models(path.parent) if m.id == base.id and m.base is None]
+    found = [m.path for m in readable_models(path.parent) if m.id == base.id and m.base is None]
+    same = list({os.path.realpath(place): place for place in reversed(found)}.values())[::-1]
     # Reading a whole file to see that it is one takes a while: only where there is a choice.
     return next(filter(is_whole, same), same[0]) if len(same) > 1 else next(iter(same), None)
 

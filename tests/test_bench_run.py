@@ -510,6 +510,19 @@ def test_processes_of_a_model_of_one_rate_are_timed(images, tmp_path, photo):
     assert entry["cold_encode_s"] is None and len(said) == 1 and "could not be timed as a process" in said[0]
 
 
+def test_processes_are_timed_at_the_quality_that_was_asked_for(images, model_file, monkeypatch):
+    commands: list[list[str]] = []
+
+    def whole_process(command, model=""):
+        commands.append(list(command))
+        return 1.0, 2.0
+
+    monkeypatch.setattr(speed, "whole_process", whole_process)
+    (coder,) = model_coders([model_file], (7.0,), "cpu", 1)
+    assert speed.cold(coder, 7.0, images / "a.png", 1, "cpu") == (1.0, 1.0, 2.0)
+    assert commands[0][-2:] == ["-q", "7.0"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

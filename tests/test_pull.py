@@ -351,13 +351,15 @@ def test_pulled_model_encodes_and_decodes_by_its_name(zoo, server, tmp_path):
     assert json.loads(again.stdout)["id"] == record["id"]
 
 
-def test_damaged_model_is_made_again(zoo, server):
+def test_damaged_model_is_told_and_with_force_made_again(zoo, server):
     wanted = ("models", "pull", "mbt2018-mean", "-q", "4", "--url", server, "--json")
     made = json.loads(run(*wanted).stdout)
     damaged = bytearray(Path(made["path"]).read_bytes())
     damaged[-100] ^= 1
     Path(made["path"]).write_bytes(damaged)
-    again = json.loads(run(*wanted).stdout)
+    refused = run(*wanted)
+    assert refused.exit_code == 5 and "is damaged" in refused.stderr and "there already" not in refused.stderr
+    again = json.loads(run(*wanted, "--force").stdout)
     assert again["id"] == made["id"] and weights.is_whole(Path(made["path"]))
 
 

@@ -326,7 +326,7 @@ def test_parts_of_all_images_are_kept_where_wholes_do_not_fit(many, limit):
     whole, data = Photographs(many), Photographs(many, limit, messages.append, least_side=64)
     parts = [data[i] for i in range(len(data))]
     assert data.shapes == whole.shapes  # what is drawn does not depend on what is kept
-    assert limit / 4 < sum(part.nbytes for part in parts) == data.cached_bytes <= limit
+    assert 0.7 * limit < sum(part.nbytes for part in parts) == data.cached_bytes <= limit
     assert all(min(part.shape[:2]) >= 64 and part.base is None for part in parts)
     areas = [part.shape[0] * part.shape[1] for part in parts]
     assert max(areas[:5]) < 1.1 * min(areas[:5]) or max(areas) > min(h * w for h, w in data.shapes)
@@ -430,3 +430,15 @@ def test_error_in_the_middle_does_not_cost_the_work(data, tmp_path):
     with pytest.raises(BrokenPipeError):
         trainer.run(log_steps=4)
     assert checkpoint.load(trainer.path)["step"] == 4
+
+
+def test_run_that_goes_on_with_other_parts_of_its_images_is_told(many, tmp_path):
+    def trainer(limit: int, resume: bool, rows: list[dict]) -> Trainer:
+        data = Photographs(many, limit, lambda message: None, least_side=64)
+        return Trainer(Options(steps=2, **SMALL), data, None, tmp_path / "run", resume=resume, report=rows.append)
+
+    trainer(150_000, False, []).save()
+    for limit, count in ((150_000, 0), (400_000, 1)):
+        rows: list[dict] = []
+        trainer(limit, True, rows)
+        assert sum("other parts of the images" in row.get("warning", "") for row in rows) == count

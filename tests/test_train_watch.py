@@ -233,6 +233,8 @@ def test_validation_goes_on_without_an_image_that_vanishes(photo, data, tmp_path
         (tmp_path / f"{name}.png").unlink()
     with pytest.raises(InputError, match="none of the images can be read any more"):
         trainer.validate()
+    PIL.Image.fromarray(photo[:96, :80]).save(tmp_path / "b.png")
+    assert len(list(valid.readable(1))) == 1  # the only one, wherever it stands
 
 
 def test_tensorboard_that_cannot_write_is_told_once_and_left_alone(data, tmp_path):

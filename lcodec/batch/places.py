@@ -80,14 +80,14 @@ class Remote:
         except Exception as error:
             raise OutputError(f"cannot write {self.url}: {_reason(error)}") from error
 
-    def walk(self, on_error: Callable[[OSError], None]) -> Iterator[Remote]:
-        """All files below, folder by folder, each in the order of names. Raises InputError.
+    def walk(self, on_error: Callable[[Remote, OSError], None]) -> Iterator[Remote]:
+        """All files below, folder by folder, each in the order of names; not in hidden folders. Raises InputError.
 
         on_error: told of folders that cannot be listed, but for those that are not there.
         """
         fs, root = _open_store(self.url)
         try:
-            for path in _files_below(fs, root, on_error):
+            for path in _files_below(fs, root, lambda folder, error: on_error(self._below(root, folder), error)):
                 yield self._below(root, path)
         except Exception as error:
             raise InputError(f"cannot list {self.url}: {_reason(error)}") from error
@@ -106,19 +106,19 @@ class Remote:
         return self / path.removeprefix(root).lstrip("/")
 
 
-def _files_below(fs: Any, folder: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
-    """What `fs.walk` would find, which leaves out in silence what it may not list."""
+def _files_below(fs: Any, folder: str, on_error: Callable[[str, OSError], None]) -> Iterator[str]:
+    """What `fs.walk` would find, which leaves out in silence what it may not list, but not in hidden folders."""
     try:
         found = sorted((info["name"].rstrip("/"), info["type"]) for info in fs.ls(folder, detail=True))
     except FileNotFoundError:
         return
     except OSError as error:
-        on_error(error)
+        on_error(folder, error)
         return
     inside = [(name, kind) for name, kind in found if name != folder.rstrip("/")]
     yield from (name for name, kind in inside if kind != "directory")
     for name, kind in inside:
-        if kind == "directory":
+        if kind == "directory" and not posixpath.basename(name).startswith("."):
             yield from _files_below(fs, name, on_error)
 
 

@@ -362,7 +362,7 @@ def _identity(place: Place) -> str:
     """The same for all ways to write the place of a file; a link as the last part stays what it is."""
     if isinstance(place, Remote):
         return place.url
-    return os.path.join(_real_folder(os.fspath(place.parent)), place.name)
+    return os.path.join(_real_folder(os.path.join(os.getcwd(), place.parent)), place.name)
 
 
 _real_folder = lru_cache(maxsize=4096)(os.path.realpath)

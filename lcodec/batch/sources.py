@@ -177,15 +177,19 @@ class Search:
         parts = rest.rstrip("/").split("/")
         first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
         root = f"{scheme}://{'/'.join(parts[:first])}"
-        faults: list[OSError] = []
+        faults: list[Source] = []
+
+        def refused(folder: Remote, error: OSError) -> None:
+            reason = (error.strerror or str(error)).lower()
+            faults.append(Source(folder, Path(folder.url[len(root) :].lstrip("/") or "store"), fault=reason))
+
         store = Remote(root)
-        for place in store.walk(faults.append) if first == len(parts) else store.match("/".join(parts[first:])):
+        for place in store.walk(refused) if first == len(parts) else store.match("/".join(parts[first:])):
             if self._fits(place.name):
                 relative = place.url[len(root) :].lstrip("/")
                 if not any(part.startswith(".") for part in relative.split("/")):
                     yield Source(place, Path(relative))
-        for error in faults:
-            yield Source(store, Path(store.name or "store"), fault=f"a folder below: {error.strerror or error}".lower())
+        yield from faults
 
 
 def _if_file(path: Path, relative: Path) -> Iterator[Source]:

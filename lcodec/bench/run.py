@@ -372,7 +372,7 @@ def finish(settings: Settings, keeper: Store, listener: Listener) -> None:
         measured = {s["codec"] for s in results["speed"]}
         for coder in settings.coders:
             points = next((c["points"] for c in results["curves"] if c["codec"] == coder.name), [])
-            if points and coder.name not in measured:
+            if points and coder.name not in measured and not coder.missing:
                 listener.note(f"timing {coder.label}")
                 image = settings.folder / results["images"][0]["name"]
                 quality = speed.choose_quality(points)

@@ -108,7 +108,8 @@ def cold(
         file = Path(folder) / f"file{coder.suffix}"
         if coder.kind == "lcodec":
             common = ["--quiet", "--threads", str(threads), "--device", device]
-            chosen = ["-q", str(quality)] if len(coder.qualities) > 1 else []  # a model of one rate has that alone
+            one_rate = len(weights.info(Path(coder.source)).qualities) == 1  # which -q cannot name
+            chosen = [] if one_rate else ["-q", str(quality)]
             commands = [
                 ["lcodec", "encode", str(path), "-o", str(file), *common, "--model", coder.source, *chosen],
                 ["lcodec", "decode", str(file), "-o", str(Path(folder) / "out.png"), *common],

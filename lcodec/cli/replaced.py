@@ -36,7 +36,7 @@ def before(output: Path) -> Before:
         there = weights.info(output).id
     except ModelError:
         return Before(output, None, ())
-    return Before(output, there, tuple(left_alone([output])))
+    return Before(output, there, tuple(left_alone([output.resolve()])))  # a link stays, what it leads to goes
 
 
 def left_alone(gone: Collection[Path]) -> list[Path]:

@@ -19,7 +19,7 @@ from lcodec.entropy.intmodel import IntegerEntropyModel
 from lcodec.entropy.tables import GAUSSIAN, SCALE_SPREAD, Spread, TableArrays, pack_cdfs, scale_table
 from lcodec.errors import InputError, ModelError, UsageError
 from lcodec.image import centre
-from lcodec.image.pack import image_sources
+from lcodec.image.pack import image_sources, spread
 from lcodec.nets import NetConfig, Network, compressai
 from lcodec.packing import round_rows
 
@@ -265,16 +265,19 @@ def calibration_images(
     if not sources:
         raise InputError(f"no calibration images in {folder}")
     count = min(len(sources), MAX_CALIBRATION_IMAGES)
-    chosen = [sources[i * len(sources) // count] for i in range(count)]
-    images = []
-    for source in chosen:
+    images: list[np.ndarray] = []
+    skipped = 0
+    for i in spread(len(sources), count):
         try:
             # copies, for a view would keep the whole photograph in memory
-            images.append(centre(source.read().rgb8(), MAX_CALIBRATION_PX).copy())
+            images.append(centre(sources[i].read().rgb8(), MAX_CALIBRATION_PX).copy())
         except InputError as e:
             warn(f"skipped: {e}")
+            skipped += 1
+        if len(images) == count:
+            break
     if not images:
         raise InputError(f"no calibration image in {folder} can be read")
-    if len(images) < count:
-        warn(f"{count - len(images)} of {count} calibration images skipped")
+    if skipped:
+        warn(f"{skipped} calibration images skipped, {len(images)} used")
     return images

@@ -149,6 +149,12 @@ def image_sources(path: Path) -> list[ImageSource]:
     return sources
 
 
+def spread(length: int, count: int) -> list[int]:
+    """All indexes below a length: first `count` of them, evenly, then the others, for where some of those fail."""
+    first = list(dict.fromkeys(i * length // count for i in range(count)))
+    return first + sorted(set(range(length)) - set(first))
+
+
 def _files_below(root: Path) -> Iterator[Path]:
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):

@@ -17,7 +17,7 @@ from torch import Tensor
 from lcodec.cores import available_cores
 from lcodec.errors import InputError
 from lcodec.image import INPUT_SUFFIXES, pad
-from lcodec.image.pack import SUFFIX, ImageSource, image_sources
+from lcodec.image.pack import SUFFIX, ImageSource, image_sources, spread
 
 from .kept import Kept
 
@@ -86,6 +86,11 @@ class Photographs:
         """Of decoded pixels that are kept in memory."""
         return self._kept.bytes
 
+    @property
+    def kept_in_part(self) -> int:
+        """`cached_bytes`, by which crops differ, where parts of images are kept; 0 where none are."""
+        return self._kept.bytes if self._kept.parts else 0
+
     def __getitem__(self, i: int) -> np.ndarray:
         """The image, or the part of it that is kept.
 
@@ -117,18 +122,19 @@ class Photographs:
 
         count: about so many of them, evenly over the order of names; None: all.
         """
-        there = list(range(len(self))) if count is None else [i for i in range(len(self)) if i not in self._lost]
-        chosen = min(len(there), len(there) if count is None else count)
-        nothing = True
-        for i in (there[n * len(there) // chosen] for n in range(chosen)):
+        wanted = len(self) if count is None else min(count, len(self))
+        found = 0
+        for i in spread(len(self), wanted):
             try:
                 pixels = self[i]
             except InputError as e:
                 self._lose(i, f"{e}; it is left out")
                 continue
-            nothing = False
             yield pixels
-        if nothing:
+            found += 1
+            if found == wanted:
+                return
+        if not found:
             raise InputError("none of the images can be read any more")
 
     def _lose(self, i: int, message: str) -> None:

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 CHANNELS = 3  # bytes a pixel
+SHRINK = 0.85  # of the area at a time: less is copied more often, more leaves more of the limit unused
 LEAST_AREA = 1.0  # which leaves of each image the least side alone
 
 
 class Kept:
     """Images, uint8 (H, W, 3), added one after the other, and looked up by their number.
 
-    limit_bytes: of all together. least_side: of images whose wholes do not fit together, parts are kept, as large as
-    the limit allows and all of about the same area, but of no fewer pixels a side; None: whole images alone. What
-    fits in neither way is not kept. Which part it is depends on the images and the limit alone.
+    limit_bytes: of all together. least_side: of images whose wholes do not fit together, parts are kept, nearly as
+    large as the limit allows and all of about the same area, but of no fewer pixels a side; None: whole images alone.
+    What fits in neither way is not kept. Which part it is depends on the images and the limit alone.
     """
 
     def __init__(self, limit_bytes: int, least_side: int | None = None) -> None:
@@ -59,16 +60,19 @@ class Kept:
             self._parts.discard(number)
 
     def _make_room(self, number: int) -> None:
-        """Halve the area of parts, down to the least, until an image has a place, too."""
+        """Make parts smaller, down to the least, until an image has a place, too."""
         those = [i for i, pixels in enumerate(self._images) if pixels is not None or i == number]
         area = min(self.area, max(math.prod(self._shapes[i]) for i in those))
         if self._bytes_of(those, LEAST_AREA) > self._limit:
             area = LEAST_AREA  # some will not be kept, of others the least
         while self._bytes_of(those, area) > self._limit and area > LEAST_AREA:
-            area /= 2
+            area *= SHRINK
         if area < self.area:
             self.area = area
-            self._images = [None if pixels is None else self._part(i, pixels) for i, pixels in enumerate(self._images)]
+            for i, pixels in enumerate(self._images):  # one at a time: for two copies of all there may be no memory
+                if pixels is not None:
+                    self._images[i] = self._part(i, pixels)
+                    del pixels
             self.bytes = sum(pixels.nbytes for pixels in self._images if pixels is not None)
 
     def _bytes_of(self, numbers: Sequence[int], area: float) -> int:

@@ -43,7 +43,7 @@ from .validate import add_integer_rates, validate, validation_loss
 
 __all__ = ["NetConfig", "Network", "Options", "Trainer"]
 
-MAX_BAD_STEPS = 100  # non-finite steps in a row after which the run gives up
+MAX_BAD_STEPS = 100  # non-finite steps, not made up for, after which the run gives up
 WORTH = 0.25  # good steps make up for so much of a bad one: a run where more than a fifth is bad gives up, too
 
 
@@ -149,8 +149,9 @@ class Trainer:
         self.batches = Batches(data, options, ranks, workers)
         self.watch = Stopwatch(options.device)
         self.journal = Journal(out, report, ranks.main, self.step)
-        for warning in differences(state, options, self.digest, len(data)) if ranks.main and state is not None else ():
-            self.log({"warning": warning})
+        if ranks.main and state is not None:
+            for warning in differences(state, options, self.digest, len(data), data.kept_in_part):
+                self.log({"warning": warning})
         self.network.train()
 
     # ---- setting up
@@ -264,6 +265,7 @@ class Trainer:
                 "seconds": self.seconds + self._unsaid,
                 "images": len(self.data),
                 "data": self.digest,
+                "kept": self.data.kept_in_part,
                 "trained": self.trained,
             },
         )

@@ -117,8 +117,13 @@ def go_on(network: Network, options: Options, path: Path) -> dict[str, Any]:
     return state
 
 
-def differences(state: Mapping[str, Any], options: Options, digest: str, images: int) -> Iterator[str]:
-    """What makes of a run that goes on another one than it would have been. digest, images: of the data now."""
+def differences(
+    state: Mapping[str, Any], options: Options, digest: str, images: int, kept_bytes: int = 0
+) -> Iterator[str]:
+    """What makes of a run that goes on another one than it would have been. digest, images: of the data now.
+
+    kept_bytes: of images that are there in part alone, see `Photographs.kept_in_part`.
+    """
     plain = {f.name: f.default for f in fields(Options)}  # of runs that were begun before there was such an option
     before = {**json.loads(json.dumps(plain)), **state.get("options", {})}
     now = json.loads(json.dumps(asdict(options)))
@@ -127,3 +132,5 @@ def differences(state: Mapping[str, Any], options: Options, digest: str, images:
         yield "other settings than before: " + ", ".join(f"{k} {now[k]} (was {before[k]})" for k in changed)
     if state.get("data", digest) != digest or state.get("images", images) != images:
         yield "other images than before, so that this is not the run that it would have been without a break"
+    elif state.get("kept", kept_bytes) != kept_bytes:
+        yield "other parts of the images are kept than before (--cache-gib), so that crops are not those of one run"

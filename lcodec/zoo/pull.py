@@ -53,16 +53,17 @@ def pull(
     """Fetch, check, finalize with the calibration images of the package, and put into the user's model folder.
 
     url: folder in which the files lie, the zoo's own or a mirror's. A checkpoint that is kept here, or in torch's hub
-    cache, with the right hash, is not fetched again. overwrite: an existing model is replaced; a damaged one always is.
-    finalizing: called when the transfer is over. Raises ModelError, OutputError; the model appears whole or not at all.
+    cache, with the right hash, is not fetched again. overwrite: an existing model is replaced. finalizing: called when
+    the transfer is over. Raises ModelError, also for an existing model that cannot be read, OutputError; the model
+    appears whole or not at all.
     """
     from lcodec.atomic import write_atomically
     from lcodec.finalize import calibration_images, finalize
 
     path = model_path(wanted)
-    if weights.is_whole(path) and not overwrite:
+    if path.exists() and not overwrite:
+        weights.load(path)  # ModelError, with its reason, for one that is damaged or of a newer lcodec
         raise OutputError(f"{path} exists", "--force makes it again")
-    damaged = path.exists()
     for folder in (path.parent, checkpoint_folder()):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def pull(
         "metric": wanted.metric,
     }
     done = finalize(checkpoint, calibration_images(), card=card)
-    write_atomically(path, weights.pack(done.model), overwrite=overwrite or damaged)
+    write_atomically(path, weights.pack(done.model), overwrite=overwrite)
     if checkpoint == kept and not keep_checkpoint:
         kept.unlink(missing_ok=True)
     return Pulled(path, done.model.id, digest, kept if kept.exists() else None, downloaded)
